@@ -1,0 +1,33 @@
+// What an op runs with: threads, precision, the tape, and the counters that dropout masks come
+// from.
+#ifndef PERMAFROST_ENGINE_CONTEXT_H_
+#define PERMAFROST_ENGINE_CONTEXT_H_
+
+#include "engine/autograd.h"
+#include "engine/thread_pool.h"
+
+namespace permafrost {
+
+// kF32: exact path, parity with PyTorch f32. kBF16: frozen weights packed as bf16, their products
+// take bf16 inputs with f32 sums, and activations kept for the backward pass are bf16.
+enum class Precision { kF32, kBF16 };
+
+struct Context {
+  explicit Context(int threads = 1, Precision p = Precision::kF32) : pool(threads), precision(p) {}
+
+  kernels::Parallel parallel() { return pool.parallel(); }
+
+  ThreadPool pool;
+  Precision precision;
+  Tape tape;
+  // Recompute each layer's activations in the backward pass instead of keeping them.
+  bool recompute = false;
+  // Dropout acts only in training; its masks are functions of (seed, step, place, row, column).
+  bool training = false;
+  uint64_t seed = 0;
+  uint32_t step = 0;
+};
+
+}  // namespace permafrost
+
+#endif  // PERMAFROST_ENGINE_CONTEXT_H_

@@ -1,0 +1,114 @@
+// The menu of differentiable ops. R rows, D width, N outputs, H heads, G key heads, K head size,
+// V vocabulary, P virtual tokens, r rank.
+//
+// Every op takes f32 Vars and returns an f32 Var. "Saves" lists what a recorded op keeps, beside
+// constants; nothing is kept for an input that needs no gradient. Ops that take a Var by value may
+// reuse its memory if nothing else holds it. A shape that breaks a rule is a checked abort.
+#ifndef PERMAFROST_ENGINE_OPS_H_
+#define PERMAFROST_ENGINE_OPS_H_
+
+#include "engine/autograd.h"
+#include "engine/context.h"
+#include "engine/rows.h"
+#include "engine/weight.h"
+#include "kernels/activation.h"
+
+namespace permafrost {
+
+using kernels::Activation;
+
+// y [R, N] = x [R, D] W^T + bias [1, N] (bias may be empty). Frozen weight: saves nothing.
+Var Linear(Context& c, const Var& x, const Weight& w, const Tensor& bias = {});
+
+// y [R, N] = x [R, D] w^T, w [N, D], both differentiable. Saves x if w needs a gradient (and w
+// otherwise lives anyway).
+Var MatMulTransposed(Context& c, const Var& x, const Var& w);
+
+// y[:, :] += bias [1, N].
+Var AddBias(Context& c, Var y, const Var& bias);
+
+// y += scale * dropout(x) A^T B^T on the rows of `spans` (LoRA, Hu et al. 2021, eq. 3). A [r, D], B
+// [N, r]. Saves x on those rows and the r-wide product. `place` identifies the dropout mask.
+struct LowRank {
+  float scale = 1;
+  float dropout = 0;
+  uint32_t place = 0;
+};
+Var AddLowRank(Context& c, Var y, const Var& x, const Var& a, const Var& b, const LowRank& options,
+               absl::Span<const TaskSpan> spans);
+
+// x + y. Saves nothing.
+Var Add(Context& c, Var x, const Var& y);
+// factor * x. Saves nothing.
+Var Scale(Context& c, Var x, float factor);
+
+// RMSNorm with scale [1, D]; saves x and 1/rms [R].
+Var RmsNorm(Context& c, const Var& x, const Var& scale, float epsilon);
+// LayerNorm with scale and bias [1, D]; saves x, mean and 1/std [R].
+Var LayerNorm(Context& c, const Var& x, const Var& scale, const Var& bias, float epsilon);
+
+// act(x). Saves x, or for relu one bit an element.
+Var Activate(Context& c, Activation activation, Var x);
+// act(gate) * up. Saves gate and up.
+Var Gated(Context& c, Activation activation, const Var& gate, const Var& up);
+
+// Cosines and sines [positions, K / 2] of rotary embedding.
+struct RopeTable {
+  Tensor cos;
+  Tensor sin;
+};
+// Rotates each head of x [R, heads * K]. `positions` must outlive the tape. Saves nothing.
+Var Rope(Context& c, Var x, const RopeTable& table, const std::vector<int32_t>& positions,
+         int64_t heads);
+
+// T5's relative position bias by distance, [H, 2 M + 1] (kernels/attention.h).
+struct AttentionOptions {
+  int64_t heads = 1;
+  int64_t key_heads = 1;
+  int64_t head_size = 1;
+  float scale = 1;
+  bool causal = true;
+  int64_t bias_distance = 0;  // M
+};
+// softmax(scale q k^T + bias) v over the plan's segments. q [R, H K], k and v [key rows, G K]; bias
+// may be empty. `plan` must outlive the tape. Saves q, k, v, the output and the log-sum-exp [R, H].
+Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& bias,
+              const AttentionPlan& plan, const AttentionOptions& options);
+
+// [R, width]: columns begin .. begin + width of x. Saves nothing.
+Var Columns(Context& c, const Var& x, int64_t begin, int64_t width);
+
+// Rows x[ids[i], :]. Saves nothing. `ids` must outlive the tape.
+Var GatherRows(Context& c, const Var& x, const std::vector<int32_t>& ids);
+
+// x with rows[i] replaced by source[source_rows[i], :]: virtual tokens (Lester et al. 2021). Both
+// index lists must outlive the tape.
+Var ReplaceRows(Context& c, Var x, const std::vector<int32_t>& rows, const Var& source,
+                const std::vector<int32_t>& source_rows);
+
+// dropout(x) with inverted scaling; the identity unless c.training. Saves nothing.
+Var Dropout(Context& c, Var x, float rate, uint32_t place);
+
+// T5's table [buckets, H] spread over distances: [H, 2 M + 1], entry (h, M + d) = table[bucket[M +
+// d], h]. `buckets` (2 M + 1 entries) must outlive the tape.
+Var SpreadBuckets(Context& c, const Var& table, const std::vector<int32_t>& buckets);
+
+// Cross-entropy of logits = scale * h head^T without a whole logits matrix.
+struct HeadLoss {
+  Var loss;           // [1, 1]: sum over targets of weight_i * loss_i
+  Tensor per_target;  // [1, T] unweighted losses
+};
+struct HeadOptions {
+  float scale = 1;  // T5 v1.0: d_model^-1/2
+  float z_loss = 0;
+};
+// h [rows, D]; target i reads row `rows[i]` of h and has weight weights[i]. Either `head` (frozen)
+// or `trainable_head` [V, D] is used. The gradient is made in the forward pass: saves dh (and
+// dhead) only.
+HeadLoss HeadCrossEntropy(Context& c, const Var& h, const Weight* head, const Var& trainable_head,
+                          absl::Span<const int32_t> rows, absl::Span<const int32_t> labels,
+                          absl::Span<const float> weights, const HeadOptions& options);
+
+}  // namespace permafrost
+
+#endif  // PERMAFROST_ENGINE_OPS_H_

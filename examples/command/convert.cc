@@ -1,0 +1,213 @@
+// permafrost convert: a base as a Hugging Face folder, with an adapter merged in if one is given;
+// soft prompts between Google's .npy files and PEFT folders.
+#include <algorithm>
+#include <filesystem>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "command.h"
+#include "convert_tokenizer.h"
+#include "engine/check.h"
+#include "io/file.h"
+#include "io/json.h"
+#include "io/npy.h"
+#include "io/safetensors.h"
+#include "nlohmann/json.hpp"
+#include "peft/prompt_init.h"
+
+namespace permafrost {
+namespace {
+
+struct ConvertFlags {
+  std::string base, adapter, out, prompt_npy, to_npy;
+  int threads = 0;
+};
+
+absl::Status MakeFolder(const std::string& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (!error) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat(folder, ": cannot create the folder: ", error.message()));
+}
+
+// config.json for the f32 tensors that are written. Tying and T5's scale are decided from the
+// tensors when a base is opened; the copy says what was decided, so that every reader agrees.
+absl::StatusOr<std::string> ConfigFor(const Model& model) {
+  const ModelInfo& info = model.info();
+  PERMAFROST_ASSIGN_OR_RETURN(nlohmann::json config, ParseJson(info.config_json, info.path));
+  config.erase("torch_dtype");
+  config.erase("quantization_config");
+  config["dtype"] = "float32";
+  config["tie_word_embeddings"] = model.head_tensor() == model.embedding_tensor();
+  if (info.encoder_decoder) config["scale_decoder_outputs"] = model.head_scale() != 1;
+  return DumpJson(config, 2) + "\n";
+}
+
+// An adapter that has weights to put into a base.
+absl::StatusOr<Adapter> OpenWeightAdapter(const std::string& folder, Context& c,
+                                          const Model& model) {
+  PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, LoadAdapter(folder, 0, c, model));
+  if (adapter.config.kind == MethodKind::kPrompt) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(folder,
+                     ": a prompt adapter cannot be merged: expected LoRA or a fully "
+                     "trained model; --to-npy FILE writes the prompt"));
+  }
+  return adapter;
+}
+
+// [n, m] to [m, n].
+Tensor Transposed(const Tensor& t) {
+  Tensor out({t.columns(), t.rows()});
+  for (int64_t i = 0; i < t.rows(); ++i) {
+    for (int64_t j = 0; j < t.columns(); ++j) out.row(j)[i] = t.row(i)[j];
+  }
+  return out;
+}
+
+// The base's tensors as the engine holds them (a matrix is [outputs, inputs]), adapter included.
+std::vector<Tensor> MergedTensors(Context& c, const Model& model, const Adapter* adapter) {
+  std::vector<Tensor> values;
+  const bool full = adapter != nullptr && adapter->config.kind == MethodKind::kFull;
+  for (size_t i = 0; i < model.tensors().size(); ++i) {
+    const BaseTensor& t = model.tensors()[i];
+    values.push_back(full                  ? adapter->method->parameters()[i].value()
+                     : t.weight != nullptr ? t.weight->ToF32(c)
+                                           : t.vector);
+  }
+  if (adapter != nullptr && adapter->config.kind == MethodKind::kLora) {
+    const auto& lora = static_cast<const Lora&>(*adapter->method);
+    for (const LinearPlace& place : model.linears()) {
+      lora.MergeInto(c, place, values[static_cast<size_t>(place.weight)]);
+    }
+  }
+  return values;
+}
+
+absl::Status WriteWeights(const std::string& path, Context& c, const Model& model,
+                          const Adapter* adapter) {
+  std::vector<Tensor> values = MergedTensors(c, model, adapter);
+  std::vector<TensorView> views;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const BaseTensor& t = model.tensors()[i];
+    if (t.conv1d) values[i] = Transposed(values[i]);
+    views.push_back(F32View(t.name, t.shape, values[i].values()));
+  }
+  return WriteSafetensors(path, views);
+}
+
+absl::Status CopyTokenizer(const std::string& base, const std::string& out) {
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                           "added_tokens.json", "vocab.json", "merges.txt", "spiece.model",
+                           "tokenizer.model", "chat_template.jinja", "generation_config.json"}) {
+    const std::string from = absl::StrCat(base, "/", name);
+    if (!FileExists(from)) continue;
+    PERMAFROST_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(from));
+    PERMAFROST_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(out, "/", name), bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteGgufTokenizer(const std::string& base, const std::string& out) {
+  PERMAFROST_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(base));
+  if (!file.Has("tokenizer.ggml.model")) return absl::OkStatus();  // weights only
+  PERMAFROST_ASSIGN_OR_RETURN(const GgufVocabulary vocabulary, ReadGgufVocabulary(file));
+  const absl::StatusOr<TokenizerFiles> files = TokenizerFilesOf(vocabulary);
+  if (!files.ok()) {
+    return absl::Status(files.status().code(),
+                        absl::StrCat(base, ": ", std::string(files.status().message())));
+  }
+  PERMAFROST_RETURN_IF_ERROR(WriteFileAtomically(out + "/tokenizer.json", files->tokenizer_json));
+  return WriteFileAtomically(out + "/tokenizer_config.json", files->tokenizer_config_json);
+}
+
+// config.json comes last: a folder without it is no base.
+absl::Status ConvertBase(const ConvertFlags& f, Context& c, const Model& model) {
+  std::error_code error;
+  if (std::filesystem::equivalent(f.base, f.out, error)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--out ", f.out, ": expected another folder than --base"));
+  }
+  Adapter adapter;
+  if (!f.adapter.empty()) {
+    PERMAFROST_ASSIGN_OR_RETURN(adapter, OpenWeightAdapter(f.adapter, c, model));
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(const std::string config, ConfigFor(model));
+  PERMAFROST_RETURN_IF_ERROR(MakeFolder(f.out));
+  PERMAFROST_RETURN_IF_ERROR(absl::EndsWith(f.base, ".gguf") ? WriteGgufTokenizer(f.base, f.out)
+                                                             : CopyTokenizer(f.base, f.out));
+  PERMAFROST_RETURN_IF_ERROR(
+      WriteWeights(f.out + "/model.safetensors", c, model, f.adapter.empty() ? nullptr : &adapter));
+  return WriteFileAtomically(f.out + "/config.json", config);
+}
+
+absl::Status PromptFromNpy(const ConvertFlags& f, Context& c, const Model& model) {
+  if (!absl::EndsWith(f.prompt_npy, ".npy")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--prompt-npy ", f.prompt_npy, ": expected a file that ends in .npy"));
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, ReadPromptFile(f.prompt_npy, c, model));
+  AdapterConfig config;
+  config.kind = MethodKind::kPrompt;
+  config.virtual_tokens = prompt.rows();
+  Random random(0);
+  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter,
+                              CreateAdapter(config, 0, c, model, random, std::move(prompt)));
+  return SaveAdapter(f.out, adapter, model);
+}
+
+absl::Status PromptToNpy(const ConvertFlags& f, Context& c, const Model& model) {
+  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, LoadAdapter(f.adapter, 0, c, model));
+  if (adapter.config.kind != MethodKind::kPrompt) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        f.adapter, ": --to-npy writes a prompt: expected a prompt adapter, found another method"));
+  }
+  const Tensor prompt =
+      adapter.method->parameters()[0].value().RowRange(0, adapter.config.virtual_tokens);
+  return WriteNpy(f.to_npy, std::vector<int64_t>{prompt.rows(), prompt.columns()}, prompt.values());
+}
+
+absl::Status RunConvert(const ConvertFlags& f) {
+  const bool from_npy = !f.prompt_npy.empty(), to_npy = !f.to_npy.empty();
+  if (from_npy && (to_npy || !f.adapter.empty())) {
+    return absl::InvalidArgumentError(
+        "--prompt-npy FILE --out DIR makes an adapter: expected no --adapter and no --to-npy");
+  }
+  if (to_npy && (f.adapter.empty() || !f.out.empty())) {
+    return absl::InvalidArgumentError(
+        "--to-npy FILE writes the prompt of an adapter: expected --adapter DIR and no --out");
+  }
+  if (!to_npy && f.out.empty()) {
+    return absl::InvalidArgumentError("nothing to write: expected --out DIR or --to-npy FILE");
+  }
+  const int threads = f.threads > 0
+                          ? f.threads
+                          : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  Context context(threads, Precision::kF32);
+  PERMAFROST_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, OpenModel(context, f.base));
+  if (from_npy) return PromptFromNpy(f, context, *model);
+  return to_npy ? PromptToNpy(f, context, *model) : ConvertBase(f, context, *model);
+}
+
+}  // namespace
+
+void AddConvert(Commands& commands) {
+  auto flags = std::make_shared<ConvertFlags>();
+  CLI::App* app = commands.Add(
+      "convert", "A base to a Hugging Face folder, adapter merged; a .npy prompt to PEFT and back",
+      [flags] { return RunConvert(*flags); });
+  app->add_option("--base", flags->base, "Hugging Face folder or .gguf file")->required();
+  app->add_option("--adapter", flags->adapter,
+                  "adapter folder: LoRA or full to merge, prompt for "
+                  "--to-npy");
+  app->add_option("--out", flags->out, "folder to write");
+  app->add_option("--prompt-npy", flags->prompt_npy,
+                  "prompt [P, D] that becomes an adapter in --out");
+  app->add_option("--to-npy", flags->to_npy, "file for the prompt of --adapter");
+  app->add_option("--threads", flags->threads, "threads (default: all cores)")
+      ->check(CLI::Range(1, 1024));
+}
+
+}  // namespace permafrost

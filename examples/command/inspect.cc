@@ -1,0 +1,388 @@
+// permafrost inspect: what a base, an adapter and a data file hold, and the memory that a training
+// step would take.
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "command.h"
+#include "data.h"
+#include "engine/check.h"
+#include "nlohmann/json.hpp"
+#include "peft/adapter_config.h"
+
+namespace permafrost {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct InspectFlags {
+  BaseFlags base;
+  DataFlags data;
+  std::string adapter, data_path;
+  int64_t batch_size = 16, tokens = 0, target_tokens = 0;
+  bool json = false;
+};
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
+
+Json BaseJson(const Model& model) {
+  const ModelInfo& info = model.info();
+  Json base = {{"path", info.path}, {"model_type", info.model_type}};
+  if (info.encoder_decoder) {
+    base["encoder_layers"] = info.layers;
+    base["decoder_layers"] = info.decoder_layers;
+  } else {
+    base["layers"] = info.layers;
+  }
+  base["width"] = info.width;
+  base["heads"] = info.heads;
+  base["key_heads"] = info.key_heads;
+  base["head_size"] = info.head_size;
+  base["vocabulary"] = info.vocabulary;
+  if (info.max_positions > 0) base["max_positions"] = info.max_positions;
+  base["head"] = model.head_tensor() == model.embedding_tensor() ? "tied" : "separate";
+  base["tensors"] = model.tensors().size();
+  base["parameters"] = model.parameter_count();
+  base["weight_bytes"] = model.weight_bytes();
+  base["hash"] = absl::StrFormat("%016x", info.hash);
+  return base;
+}
+
+Json TokenizerJson(const Tokenizer* tokenizer) {
+  if (tokenizer == nullptr) return nullptr;
+  Json object = {{"ids", tokenizer->vocab_size()}};
+  const Tokenizer::SpecialIds& special = tokenizer->special_ids();
+  for (const auto& [name, id] : {std::pair{"bos", special.bos},
+                                 {"eos", special.eos},
+                                 {"pad", special.pad},
+                                 {"unk", special.unk}}) {
+    if (id.has_value()) object[name] = absl::StrCat(tokenizer->Piece(*id), " #", *id);
+  }
+  return object;
+}
+
+// The linears that LoRA targets can name, by the last part of their module names.
+Json ModulesJson(const Model& model) {
+  std::vector<std::tuple<std::string, int64_t, int64_t>> order;
+  std::map<std::tuple<std::string, int64_t, int64_t>, std::vector<const LinearPlace*>> groups;
+  for (const LinearPlace& place : model.linears()) {
+    const std::tuple key{place.module.substr(place.module.rfind('.') + 1), place.outputs,
+                         place.inputs};
+    if (groups[key].empty()) order.push_back(key);
+    groups[key].push_back(&place);
+  }
+  Json list = Json::array();
+  for (const auto& key : order) {
+    const auto& [target, outputs, inputs] = key;
+    list.push_back({{"target", target},
+                    {"outputs", outputs},
+                    {"inputs", inputs},
+                    {"count", groups[key].size()},
+                    {"example", groups[key].front()->module}});
+  }
+  return list;
+}
+
+Json AdapterJson(const std::string& folder, const AdapterConfig& config, const Method& method,
+                 const Model& model) {
+  const int64_t count = method.parameters().count();
+  Json tensors = Json::array();
+  for (const Parameter& p : method.parameters()) {
+    tensors.push_back({{"name", p.name()}, {"shape", ShapeText(method.FileShape(p))}});
+  }
+  return {{"folder", folder},
+          {"parameters", count},
+          {"percent_of_base",
+           100.0 * static_cast<double>(count) / static_cast<double>(model.parameter_count())},
+          {"config", Json::parse(AdapterConfigJson(config, model))},
+          {"tensors", std::move(tensors)}};
+}
+
+struct Lengths {
+  std::vector<int64_t> input, target;  // tokens by line; a decoder's input includes its target
+  int64_t LongestInput() const { return Longest(input); }
+  int64_t LongestTarget() const { return Longest(target); }
+
+ private:
+  static int64_t Longest(const std::vector<int64_t>& v) {
+    return v.empty() ? 0 : *std::max_element(v.begin(), v.end());
+  }
+};
+
+Lengths LengthsOf(const LoadedData& data) {
+  Lengths lengths;
+  for (const TokenLine& line : data.lines) {
+    lengths.input.push_back(static_cast<int64_t>(line.input_ids.size()));
+    lengths.target.push_back(std::count_if(line.labels.begin(), line.labels.end(),
+                                           [](int32_t label) { return label != kIgnoredLabel; }));
+  }
+  return lengths;
+}
+
+Json DistributionJson(std::vector<int64_t> values) {
+  if (values.empty()) return nullptr;
+  std::sort(values.begin(), values.end());
+  int64_t total = 0;
+  for (const int64_t v : values) total += v;
+  const auto quantile = [&](double q) {
+    return values[static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5)];
+  };
+  return {{"total", total},
+          {"mean", static_cast<double>(total) / static_cast<double>(values.size())},
+          {"min", values.front()},
+          {"median", quantile(0.5)},
+          {"p90", quantile(0.9)},
+          {"p99", quantile(0.99)},
+          {"max", values.back()}};
+}
+
+Json DataJson(const std::string& path, const LoadedData& data, const Lengths& lengths) {
+  const auto labelled =
+      std::count_if(lengths.target.begin(), lengths.target.end(), [](int64_t n) { return n > 0; });
+  Json object = {{"path", path},
+                 {"lines", data.lines.size()},
+                 {"labelled_lines", labelled},
+                 {"input_tokens", DistributionJson(lengths.input)},
+                 {"target_tokens", DistributionJson(lengths.target)}};
+  if (data.label_words.empty()) return object;
+  std::vector<int64_t> counts(data.label_words.size());
+  for (const int label : data.labels) {
+    if (label >= 0) ++counts[static_cast<size_t>(label)];
+  }
+  Json labels = Json::array();
+  for (size_t i = 0; i < counts.size(); ++i) {
+    labels.push_back(
+        {{"label", data.label_words[i]},
+         {"lines", counts[i]},
+         {"percent", 100.0 * static_cast<double>(counts[i]) /
+                         static_cast<double>(std::max<size_t>(1, data.lines.size()))}});
+  }
+  object["labels"] = std::move(labels);
+  return object;
+}
+
+// What a training step keeps for its backward pass, in bytes. With a frozen base a linear needs
+// nothing, a norm its input, attention its queries, keys, values and output, a feed-forward its
+// pre-activations (a ReLU only their signs). A trained linear also keeps its input and LoRA's
+// r-wide product.
+class ActivationEstimate {
+ public:
+  ActivationEstimate(const Model& model, int64_t encoder_rows, int64_t decoder_rows, int64_t bytes)
+      : model_(model), encoder_rows_(encoder_rows), decoder_rows_(decoder_rows), bytes_(bytes) {
+    for (const LinearPlace& place : model.linears()) {
+      gated_ = gated_ || place.site.projection == Projection::kGate;
+    }
+    for (const LinearPlace& place : model.linears()) AddPlace(place);
+  }
+
+  void AddTrained(const LinearPlace& place, int64_t rank) {
+    const SiteId& s = place.site;
+    kept_ += InputRows(s) * rank * static_cast<int64_t>(sizeof(float));
+    if (s.projection == Projection::kOutput) return;  // the attention's output is kept anyway
+    const bool from_encoder = InputRows(s) != Rows(s.stack);
+    const int part = s.projection == Projection::kDown ? 1 : 0;
+    if (inputs_.insert({s.stack, from_encoder ? -1 : s.layer, s.sublayer, part}).second) {
+      kept_ += InputRows(s) * place.inputs * bytes_;
+    }
+  }
+
+  int64_t kept() const { return kept_; }
+  // With each layer recomputed: the layers' inputs and what one layer keeps.
+  int64_t recomputed() const {
+    const int64_t layers = static_cast<int64_t>(layers_.size());
+    return layer_inputs_ + (layers > 0 ? (kept_ + layers - 1) / layers : 0);
+  }
+
+ private:
+  int64_t Rows(Stack stack) const {
+    return stack == Stack::kEncoder ? encoder_rows_ : decoder_rows_;
+  }
+  int64_t InputRows(const SiteId& s) const {
+    const bool cross = s.sublayer == Sublayer::kCrossAttention &&
+                       (s.projection == Projection::kKey || s.projection == Projection::kValue);
+    return cross ? encoder_rows_ : Rows(s.stack);
+  }
+  void AddPlace(const LinearPlace& place) {
+    const SiteId& s = place.site;
+    const int64_t residual = Rows(s.stack) * model_.info().width * bytes_;
+    if (sublayers_.insert({s.stack, s.layer, s.sublayer}).second) kept_ += residual;
+    if (layers_.insert({s.stack, s.layer}).second) layer_inputs_ += residual;
+    const int64_t rows = InputRows(s);
+    const bool relu = model_.info().encoder_decoder && !gated_;
+    switch (s.projection) {
+      case Projection::kOutput:
+        kept_ += rows * place.inputs * bytes_;
+        break;
+      case Projection::kDown:
+        break;
+      case Projection::kUp:
+        kept_ += relu ? rows * place.outputs / 8 : rows * place.outputs * bytes_;
+        break;
+      default:
+        kept_ += rows * place.outputs * bytes_;
+    }
+  }
+
+  const Model& model_;
+  int64_t encoder_rows_, decoder_rows_, bytes_;
+  bool gated_ = false;
+  int64_t kept_ = 0, layer_inputs_ = 0;
+  std::set<std::tuple<Stack, int, Sublayer>> sublayers_;
+  std::set<std::tuple<Stack, int, Sublayer, int>> inputs_;
+  std::set<std::pair<Stack, int>> layers_;
+};
+
+absl::StatusOr<Json> MemoryJson(const InspectFlags& f, const Model& model, const Lengths& lengths,
+                                const AdapterConfig* config, int64_t trainable) {
+  const bool two_stacks = model.info().encoder_decoder;
+  const auto choose = [](int64_t given, int64_t of_data, int64_t otherwise) {
+    return given > 0 ? given : of_data > 0 ? of_data : otherwise;
+  };
+  const int64_t tokens = choose(f.tokens, lengths.LongestInput(), 128);
+  const int64_t targets = two_stacks ? choose(f.target_tokens, lengths.LongestTarget(), 8) : 0;
+  const int64_t prompt = config != nullptr ? config->virtual_tokens : 0;
+  // A causal prompt is computed once a step, an encoder's before each text.
+  const int64_t text_rows = f.batch_size * tokens;
+  const int64_t encoder_rows = two_stacks ? text_rows + f.batch_size * prompt : 0;
+  const int64_t decoder_rows = two_stacks ? f.batch_size * targets : text_rows + prompt;
+  ActivationEstimate estimate(model, encoder_rows, decoder_rows,
+                              f.base.precision == "bf16" ? 2 : 4);
+  if (config != nullptr && config->kind == MethodKind::kLora) {
+    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> places, MatchTargets(config->lora, model));
+    for (const int i : places) {
+      estimate.AddTrained(model.linears()[static_cast<size_t>(i)], config->lora.rank);
+    }
+  } else if (config != nullptr && config->kind == MethodKind::kFull) {
+    for (const LinearPlace& place : model.linears()) estimate.AddTrained(place, 0);
+  }
+  const int64_t values = 4 * trainable, gradients = 4 * trainable, adamw = 8 * trainable;
+  Json plan = {{"precision", f.base.precision}, {"batch_size", f.batch_size}, {"tokens", tokens}};
+  if (two_stacks) plan["target_tokens"] = targets;
+  if (prompt > 0) plan["virtual_tokens"] = prompt;
+  const int64_t fixed = model.weight_bytes() + values + gradients + adamw;
+  plan["weight_bytes"] = model.weight_bytes();
+  plan["adapter_bytes"] = values;
+  plan["gradient_bytes"] = gradients;
+  plan["adamw_bytes"] = adamw;
+  plan["activation_bytes"] = estimate.kept();
+  plan["total_bytes"] = fixed + estimate.kept();
+  plan["recompute_activation_bytes"] = estimate.recomputed();
+  plan["recompute_total_bytes"] = fixed + estimate.recomputed();
+  return plan;
+}
+
+// --- Text: sections of aligned fields; lists of objects become tables. ---
+
+std::string Scalar(const std::string& key, const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_number_float()) return absl::StrFormat("%.4g", value.get<double>());
+  const std::string text = value.dump();
+  if (!absl::EndsWith(key, "_bytes")) return text;
+  return absl::StrFormat("%s (%.1f MiB)", text, value.get<double>() / (1 << 20));
+}
+
+void PrintTable(const Json& rows, const std::string& indent) {
+  if (rows.empty()) return;
+  std::vector<std::vector<std::string>> cells(1);
+  for (const auto& [key, value] : rows[0].items()) cells[0].push_back(key);
+  for (const Json& row : rows) {
+    cells.emplace_back();
+    for (const auto& [key, value] : row.items()) cells.back().push_back(Scalar(key, value));
+  }
+  std::vector<size_t> width(cells[0].size());
+  for (const auto& row : cells) {
+    for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
+  }
+  for (const auto& row : cells) {
+    std::string line = indent;
+    for (size_t i = 0; i < row.size(); ++i) {
+      const bool last = i + 1 == row.size();
+      absl::StrAppend(&line, row[i], last ? "" : std::string(width[i] - row[i].size() + 2, ' '));
+    }
+    std::printf("%s\n", line.c_str());
+  }
+}
+
+void PrintFields(const Json& object, const std::string& indent) {
+  size_t width = 0;
+  for (const auto& [key, value] : object.items()) width = std::max(width, key.size());
+  for (const auto& [key, value] : object.items()) {
+    const bool table = value.is_array() && !value.empty() && value[0].is_object();
+    if (value.is_null()) continue;
+    if (!table && !value.is_object()) {
+      std::printf("%s%-*s  %s\n", indent.c_str(), static_cast<int>(width), key.c_str(),
+                  Scalar(key, value).c_str());
+      continue;
+    }
+    std::printf("%s%s\n", indent.c_str(), key.c_str());
+    table ? PrintTable(value, indent + "  ") : PrintFields(value, indent + "  ");
+  }
+}
+
+absl::Status RunInspect(const InspectFlags& f) {
+  PERMAFROST_ASSIGN_OR_RETURN(Session session, OpenSession(f.base));
+  const Model& model = *session.model;
+  Json report = {{"base", BaseJson(model)},
+                 {"tokenizer", TokenizerJson(session.tokenizer.get())},
+                 {"modules", ModulesJson(model)}};
+  AdapterSet adapters;
+  Adapter adapter;
+  int64_t trainable = 0;
+  const bool adapted = !f.adapter.empty();
+  if (adapted) {
+    PERMAFROST_ASSIGN_OR_RETURN(adapter, LoadAdapter(f.adapter, 0, *session.context, model));
+    trainable = adapter.method->parameters().count();
+    report["adapter"] = AdapterJson(f.adapter, adapter.config, *adapter.method, model);
+    adapters.Add("", std::move(adapter.method));
+  }
+  Lengths lengths;
+  if (!f.data_path.empty()) {
+    PERMAFROST_ASSIGN_OR_RETURN(
+        const LoadedData data, LoadData(f.data_path, f.data, Labels::kOptional, session, adapters));
+    lengths = LengthsOf(data);
+    report["data"] = DataJson(f.data_path, data, lengths);
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(
+      report["memory"],
+      MemoryJson(f, model, lengths, adapted ? &adapter.config : nullptr, trainable));
+  if (f.json) {
+    std::printf("%s\n", report.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+  } else {
+    PrintFields(report, "");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddInspect(Commands& commands) {
+  auto flags = std::make_shared<InspectFlags>();
+  CLI::App* app =
+      commands.Add("inspect", "What a base, adapter or data file holds, and a memory plan",
+                   [flags] { return RunInspect(*flags); });
+  AddBaseFlags(app, flags->base);
+  AddDataFlags(app, flags->data);
+  app->add_option("--adapter", flags->adapter, "adapter folder");
+  app->add_option("--data", flags->data_path, "data file");
+  app->add_option("--batch-size", flags->batch_size, "memory plan: lines of a batch")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app->add_option("--tokens", flags->tokens,
+                  "memory plan: tokens of a line (default: the longest of --data, else 128)")
+      ->check(CLI::Range(1, 1 << 20));
+  app->add_option(
+         "--target-tokens", flags->target_tokens,
+         "memory plan: decoder tokens of a T5 line (default: the longest of --data, else 8)")
+      ->check(CLI::Range(1, 1 << 20));
+  app->add_flag("--json", flags->json, "one JSON object");
+}
+
+}  // namespace permafrost

@@ -1,0 +1,223 @@
+#include "models/t5.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "engine/check.h"
+
+namespace permafrost {
+
+T5::Attentive T5::LoadAttention(Loader& loader, SiteId site, const std::string& sublayer,
+                                const std::string& module) {
+  const int64_t inner = config_.heads * config_.head_size;
+  const auto linear = [&](Projection projection, const char* name, int64_t outputs,
+                          int64_t inputs) {
+    site.projection = projection;
+    return loader.LinearAt(site, absl::StrCat(sublayer, ".", module, ".", name), outputs, inputs,
+                           false);
+  };
+  Attentive a;
+  a.query = linear(Projection::kQuery, "q", inner, config_.width);
+  a.key = linear(Projection::kKey, "k", inner, config_.width);
+  a.value = linear(Projection::kValue, "v", inner, config_.width);
+  a.output = linear(Projection::kOutput, "o", config_.width, inner);
+  a.norm = loader.Vector(sublayer + ".layer_norm.weight", config_.width);
+  return a;
+}
+
+void T5::LoadStack(Loader& loader, Stack stack, StackWeights& weights) {
+  const bool decoder = stack == Stack::kDecoder;
+  const std::string name = decoder ? "decoder" : "encoder";
+  const int64_t layers = decoder ? config_.decoder_layers : config_.layers;
+  for (int i = 0; i < layers; ++i) {
+    const std::string block = absl::StrCat(name, ".block.", i, ".layer.");
+    SiteId site{stack, i, Sublayer::kSelfAttention, Projection::kQuery};
+    Layer layer;
+    layer.self = LoadAttention(loader, site, block + "0", "SelfAttention");
+    if (i == 0) {
+      weights.bias = loader.Table(block + "0.SelfAttention.relative_attention_bias.weight",
+                                  config_.buckets, config_.heads);
+    }
+    if (decoder) {
+      site.sublayer = Sublayer::kCrossAttention;
+      layer.cross = LoadAttention(loader, site, block + "1", "EncDecAttention");
+    }
+    site.sublayer = Sublayer::kFeedForward;
+    const std::string ff = block + (decoder ? "2" : "1");
+    const auto linear = [&](Projection projection, const char* part, int64_t outputs,
+                            int64_t inputs) {
+      site.projection = projection;
+      return loader.LinearAt(site, absl::StrCat(ff, ".DenseReluDense.", part), outputs, inputs,
+                             false);
+    };
+    if (config_.gated) {
+      layer.gate = linear(Projection::kGate, "wi_0", config_.feed_forward, config_.width);
+      layer.up = linear(Projection::kUp, "wi_1", config_.feed_forward, config_.width);
+    } else {
+      layer.up = linear(Projection::kUp, "wi", config_.feed_forward, config_.width);
+    }
+    layer.down = linear(Projection::kDown, "wo", config_.width, config_.feed_forward);
+    layer.norm = loader.Vector(ff + ".layer_norm.weight", config_.width);
+    weights.layers.push_back(layer);
+  }
+  weights.final_norm = loader.Vector(name + ".final_layer_norm.weight", config_.width);
+  weights.buckets = RelativeBuckets(config_.buckets, config_.max_distance, !decoder);
+}
+
+absl::StatusOr<std::unique_ptr<Model>> T5::Load(Context& c, const BaseFiles& files) {
+  auto model = std::make_unique<T5>();
+  PERMAFROST_ASSIGN_OR_RETURN(model->config_,
+                              ParseT5Config(files.config_json, files.config_source, model->info_));
+  const T5Config& t = model->config_;
+  Loader loader(c, *files.weights, model->tensors_, model->linears_);
+  loader.set_weights(&model->weights_);
+
+  // One embedding under any of three names; copies under the others must be equal.
+  std::string embedding;
+  for (const char* name :
+       {"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}) {
+    if (!loader.Has(name)) continue;
+    if (embedding.empty()) {
+      embedding = name;
+    } else if (loader.Same(embedding, name)) {
+      loader.Ignore(name);
+    }
+  }
+  if (embedding.empty()) embedding = "shared.weight";
+  model->embedding_ = loader.Matrix(embedding, t.vocabulary, t.width);
+  model->tensors_.back().name = "shared.weight";
+  model->LoadStack(loader, Stack::kEncoder, model->encoder_);
+  model->LoadStack(loader, Stack::kDecoder, model->decoder_);
+  loader.IgnoreSuffix("EncDecAttention.relative_attention_bias.weight");
+
+  // Tying is decided from the tensors, never from the flag.
+  model->head_ = model->embedding_;
+  if (loader.Has("lm_head.weight")) {
+    if (loader.Has(embedding) && loader.Same("lm_head.weight", embedding)) {
+      loader.Ignore("lm_head.weight");
+    } else {
+      model->head_ = loader.Matrix("lm_head.weight", t.vocabulary, t.width);
+    }
+  }
+  model->head_scale_ = t.scaled_head ? 1 / std::sqrt(static_cast<float>(t.width)) : 1.0f;
+  PERMAFROST_RETURN_IF_ERROR(loader.Finish());
+  model->info_.path = files.weights->path();
+  model->info_.hash = files.weights->hash();
+  return model;
+}
+
+Var T5::SelfAttention(Context& c, const ForwardState& f, Stack stack, size_t index, const Var& x,
+                      const Var& bias) const {
+  const bool decoder = stack == Stack::kDecoder;
+  const Attentive& a = (decoder ? decoder_ : encoder_).layers[index].self;
+  const StackRows& rows = decoder ? f.batch.decoder : f.batch.encoder;
+  const Var q = ApplyLinear(c, f, a.query, x, rows.spans);
+  Var k = ApplyLinear(c, f, a.key, x, rows.spans);
+  Var v = ApplyLinear(c, f, a.value, x, rows.spans);
+  if (decoder && f.cache != nullptr) std::tie(k, v) = StoreKeyValue(*f.cache, index, k, v);
+  const Var heads = Attention(c, q, k, v, bias, rows.self,
+                              {.heads = config_.heads,
+                               .key_heads = config_.heads,
+                               .head_size = config_.head_size,
+                               .scale = 1,
+                               .causal = decoder,
+                               .bias_distance = config_.max_distance});
+  return ApplyLinear(c, f, a.output, heads, rows.spans);
+}
+
+Var T5::CrossAttention(Context& c, const ForwardState& f, size_t index, const Var& x,
+                       const Var& encoded) const {
+  const Attentive& a = decoder_.layers[index].cross;
+  const Var q = ApplyLinear(c, f, a.query, x, f.batch.decoder.spans);
+  Var k, v;
+  if (f.cache != nullptr && index < f.cache->cross_keys.size()) {
+    k = Var(f.cache->cross_keys[index]);
+    v = Var(f.cache->cross_values[index]);
+  } else {
+    k = ApplyLinear(c, f, a.key, encoded, f.batch.encoder.spans);
+    v = ApplyLinear(c, f, a.value, encoded, f.batch.encoder.spans);
+    if (f.cache != nullptr) {
+      f.cache->cross_keys.push_back(k.value());
+      f.cache->cross_values.push_back(v.value());
+    }
+  }
+  const Var heads = Attention(c, q, k, v, {}, f.batch.cross,
+                              {.heads = config_.heads,
+                               .key_heads = config_.heads,
+                               .head_size = config_.head_size,
+                               .scale = 1,
+                               .causal = false,
+                               .bias_distance = 0});
+  return ApplyLinear(c, f, a.output, heads, f.batch.decoder.spans);
+}
+
+Var T5::FeedForward(Context& c, const ForwardState& f, const Layer& layer, const Var& x,
+                    absl::Span<const TaskSpan> spans) const {
+  Var h;
+  if (config_.gated) {
+    h = Gated(c, config_.activation, ApplyLinear(c, f, layer.gate, x, spans),
+              ApplyLinear(c, f, layer.up, x, spans));
+  } else {
+    h = Activate(c, config_.activation, ApplyLinear(c, f, layer.up, x, spans));
+  }
+  h = f.hooks.OnHidden(c, linears_[static_cast<size_t>(layer.down)].site, std::move(h), spans);
+  return ApplyLinear(c, f, layer.down, h, spans);
+}
+
+Var T5::LayerForward(Context& c, const ForwardState& f, Stack stack, size_t index, Var x,
+                     const Var& bias, const Var& encoded) const {
+  const bool decoder = stack == Stack::kDecoder;
+  const StackWeights& weights = decoder ? decoder_ : encoder_;
+  const Layer& layer = weights.layers[index];
+  const StackRows& rows = decoder ? f.batch.decoder : f.batch.encoder;
+  const auto norm = [&](TensorId scale, const Var& in) {
+    return RmsNorm(c, in, BaseVector(f, scale), config_.norm_epsilon);
+  };
+  const auto residual = [&](Sublayer sublayer, Var in, Var out, absl::Span<const TaskSpan> spans) {
+    const Projection last =
+        sublayer == Sublayer::kFeedForward ? Projection::kDown : Projection::kOutput;
+    const SiteId site{stack, static_cast<int>(index), sublayer, last};
+    out = f.hooks.OnSublayerOutput(c, site, in, std::move(out), spans);
+    return Add(c, std::move(in), out);
+  };
+  Var y = SelfAttention(c, f, stack, index, norm(layer.self.norm, x), bias);
+  x = residual(Sublayer::kSelfAttention, std::move(x), std::move(y), rows.spans);
+  if (decoder) {
+    y = CrossAttention(c, f, index, norm(layer.cross.norm, x), encoded);
+    x = residual(Sublayer::kCrossAttention, std::move(x), std::move(y), rows.spans);
+  }
+  // Above the decoder's last attention only the wanted rows matter.
+  const bool last = decoder && index + 1 == weights.layers.size();
+  const std::vector<TaskSpan>& spans = last ? f.batch.output_spans : rows.spans;
+  if (last) x = GatherRows(c, x, f.batch.outputs);
+  y = FeedForward(c, f, layer, norm(layer.norm, x), spans);
+  return residual(Sublayer::kFeedForward, std::move(x), std::move(y), spans);
+}
+
+Var T5::RunStack(Context& c, const ForwardState& f, Stack stack, Var x, const Var& encoded) const {
+  const StackWeights& weights = stack == Stack::kDecoder ? decoder_ : encoder_;
+  const Var bias = SpreadBuckets(c, BaseVector(f, weights.bias), weights.buckets);
+  for (size_t i = 0; i < weights.layers.size(); ++i) {
+    if (c.recompute) {
+      x = Checkpoint(c, x, [this, f, stack, i, bias, encoded](Context& ctx, const Var& in) {
+        return LayerForward(ctx, f, stack, i, in, bias, encoded);
+      });
+    } else {
+      x = LayerForward(c, f, stack, i, std::move(x), bias, encoded);
+    }
+  }
+  return RmsNorm(c, x, BaseVector(f, weights.final_norm), config_.norm_epsilon);
+}
+
+Var T5::Encode(Context& c, const Batch& batch, Hooks& hooks) const {
+  const ForwardState f{*this, hooks, batch, nullptr};
+  return RunStack(c, f, Stack::kEncoder, Embed(c, Stack::kEncoder, batch, hooks), {});
+}
+
+Var T5::Decode(Context& c, const Batch& batch, const Var& encoded, Hooks& hooks,
+               Cache* cache) const {
+  const ForwardState f{*this, hooks, batch, cache};
+  return RunStack(c, f, Stack::kDecoder, Embed(c, Stack::kDecoder, batch, hooks), encoded);
+}
+
+}  // namespace permafrost

@@ -1,0 +1,232 @@
+#include "peft/adapter_config.h"
+
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "engine/check.h"
+#include "models/config_fields.h"
+
+namespace permafrost {
+namespace {
+
+using nlohmann::json;
+
+// Fields that change nothing in what the tensors compute.
+const std::set<std::string>& NeutralFields() {
+  static const std::set<std::string> kFields = {"auto_mapping",
+                                                "base_model_name_or_path",
+                                                "inference_mode",
+                                                "peft_type",
+                                                "peft_version",
+                                                "revision",
+                                                "task_type",
+                                                "tokenizer_kwargs",
+                                                "tokenizer_name_or_path",
+                                                "prompt_tuning_init",
+                                                "prompt_tuning_init_text",
+                                                "num_layers",
+                                                "num_attention_heads",
+                                                "runtime_config",
+                                                "megatron_core",
+                                                "qalora_group_size",
+                                                "fan_in_fan_out",
+                                                "ensure_weight_tying",
+                                                "corda_config",
+                                                "eva_config",
+                                                "loftq_config",
+                                                "lora_ga_config",
+                                                "layers_pattern",
+                                                "token_dim",
+                                                "num_virtual_tokens",
+                                                "num_transformer_submodules"};
+  return kFields;
+}
+
+bool IsEmpty(const json& value) {
+  return value.is_null() || value == false || (value.is_structured() && value.empty());
+}
+
+// Every field is neutral, in `known`, or at a value that means "off".
+absl::Status RefuseUnknown(const json& object, const JsonFields& config,
+                           const std::set<std::string>& known) {
+  for (const auto& [field, value] : object.items()) {
+    if (NeutralFields().contains(field) || known.contains(field) || IsEmpty(value)) continue;
+    return ConfigError(config, field, "null or false",
+                       absl::StrCat(value.dump(), ", which is not implemented"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadTargets(const JsonFields& config, LoraConfig& lora, const Model& model) {
+  const json* targets = config.Find("target_modules");
+  if (targets == nullptr) {
+    lora.targets = DefaultLoraTargets(model.info().model_type);
+  } else if (targets->is_string()) {
+    lora.targets = {targets->get<std::string>()};
+    lora.targets_are_regex = lora.targets[0] != "all-linear";
+  } else {
+    PERMAFROST_ASSIGN_OR_RETURN(lora.targets, config.StringList("target_modules"));
+  }
+  if (const json* excluded = config.Find("exclude_modules"); excluded != nullptr) {
+    PERMAFROST_ASSIGN_OR_RETURN(lora.exclude, config.StringList("exclude_modules"));
+  }
+  if (const json* layers = config.Find("layers_to_transform"); layers != nullptr) {
+    if (layers->is_number_integer()) {
+      lora.layers = {layers->get<int>()};
+    } else {
+      PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int64_t> list,
+                                  config.IntList("layers_to_transform"));
+      lora.layers.assign(list.begin(), list.end());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadPatterns(const JsonFields& config, LoraConfig& lora) {
+  for (const char* field : {"rank_pattern", "alpha_pattern"}) {
+    const json* pattern = config.Find(field);
+    if (pattern == nullptr) continue;
+    if (!pattern->is_object()) return ConfigError(config, field, "an object", pattern->dump());
+    for (const auto& [key, value] : pattern->items()) {
+      if (!value.is_number()) return ConfigError(config, field, "numbers", value.dump());
+      if (std::string(field) == "rank_pattern") {
+        lora.rank_pattern[key] = value.get<int64_t>();
+      } else {
+        lora.alpha_pattern[key] = value.get<double>();
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadLora(const json& object, const JsonFields& config, LoraConfig& lora,
+                      const Model& model) {
+  PERMAFROST_RETURN_IF_ERROR(RefuseUnknown(
+      object, config,
+      {"r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules",
+       "layers_to_transform", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights"}));
+  PERMAFROST_ASSIGN_OR_RETURN(lora.rank, config.IntOr("r", 8));
+  if (lora.rank < 1) return ConfigError(config, "r", "at least 1", absl::StrCat(lora.rank));
+  PERMAFROST_ASSIGN_OR_RETURN(lora.alpha, config.DoubleOr("lora_alpha", 8));
+  PERMAFROST_ASSIGN_OR_RETURN(lora.dropout, config.DoubleOr("lora_dropout", 0));
+  if (!(lora.dropout >= 0 && lora.dropout < 1)) {
+    return ConfigError(config, "lora_dropout", "a rate in [0, 1)", absl::StrCat(lora.dropout));
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(lora.rslora, config.BoolOr("use_rslora", false));
+  PERMAFROST_ASSIGN_OR_RETURN(const std::string bias, config.StringOr("bias", "none"));
+  if (bias != "none") {
+    return ConfigError(config, "bias", "none", absl::StrCat(bias, ", which is not implemented"));
+  }
+  // Initialisations that change the base weights cannot be read without redoing them.
+  static const std::set<std::string> kPlainInits = {"gaussian", "eva", "orthogonal", "true",
+                                                    "false"};
+  if (const json* init = config.Find("init_lora_weights");
+      init != nullptr && init->is_string() && !kPlainInits.contains(init->get<std::string>())) {
+    return ConfigError(config, "init_lora_weights", "true, false, gaussian, eva or orthogonal",
+                       absl::StrCat(init->get<std::string>(),
+                                    ", which changes the base; convert it to plain LoRA in PEFT"));
+  }
+  PERMAFROST_RETURN_IF_ERROR(ReadPatterns(config, lora));
+  return ReadTargets(config, lora, model);
+}
+
+absl::Status ReadPrompt(const json& object, const JsonFields& config, AdapterConfig& adapter,
+                        const Model& model) {
+  PERMAFROST_RETURN_IF_ERROR(RefuseUnknown(object, config, {}));
+  PERMAFROST_ASSIGN_OR_RETURN(adapter.virtual_tokens, SizeField(config, "num_virtual_tokens"));
+  PERMAFROST_ASSIGN_OR_RETURN(
+      adapter.submodules,
+      SizeFieldOr(config, "num_transformer_submodules", model.info().encoder_decoder ? 2 : 1));
+  if (adapter.submodules > 2) {
+    return ConfigError(config, "num_transformer_submodules", "1 or 2",
+                       absl::StrCat(adapter.submodules));
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(const int64_t width,
+                              SizeFieldOr(config, "token_dim", model.info().width));
+  if (width != model.info().width) {
+    return ConfigError(config, "token_dim", absl::StrCat(model.info().width, " of this base"),
+                       absl::StrCat(width, "; the adapter was made for another base"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<AdapterConfig> ParseAdapterConfig(const std::string& text, const std::string& source,
+                                                 const Model& model) {
+  PERMAFROST_ASSIGN_OR_RETURN(const json object, ParseJson(text, source));
+  const JsonFields config(object, source);
+  PERMAFROST_ASSIGN_OR_RETURN(const std::string type, config.String("peft_type"));
+  AdapterConfig adapter;
+  if (type == "PROMPT_TUNING" || type == "P_TUNING") {
+    // A P-tuning file holds the finished table: it acts like a prompt.
+    adapter.kind = MethodKind::kPrompt;
+    json plain = object;
+    for (const char* field : {"encoder_dropout", "encoder_hidden_size", "encoder_num_layers",
+                              "encoder_reparameterization_type"}) {
+      if (type == "P_TUNING") plain.erase(field);
+    }
+    PERMAFROST_RETURN_IF_ERROR(ReadPrompt(plain, config, adapter, model));
+  } else if (type == "LORA") {
+    adapter.kind = MethodKind::kLora;
+    PERMAFROST_RETURN_IF_ERROR(ReadLora(object, config, adapter.lora, model));
+  } else if (type == "PERMAFROST_FULL") {
+    adapter.kind = MethodKind::kFull;
+  } else {
+    return ConfigError(config, "peft_type", "PROMPT_TUNING, P_TUNING, LORA or PERMAFROST_FULL",
+                       type);
+  }
+  return adapter;
+}
+
+std::string AdapterConfigJson(const AdapterConfig& adapter, const Model& model) {
+  const ModelInfo& info = model.info();
+  json object = {{"auto_mapping", nullptr},
+                 {"base_model_name_or_path", info.path},
+                 {"inference_mode", true},
+                 {"peft_version", "0.21.2"},
+                 {"revision", nullptr},
+                 {"modules_to_save", nullptr},
+                 {"task_type", info.encoder_decoder ? "SEQ_2_SEQ_LM" : "CAUSAL_LM"}};
+  switch (adapter.kind) {
+    case MethodKind::kPrompt:
+      object["peft_type"] = "PROMPT_TUNING";
+      object["num_virtual_tokens"] = adapter.virtual_tokens;
+      object["num_transformer_submodules"] = adapter.submodules;
+      object["token_dim"] = info.width;
+      object["num_attention_heads"] = info.heads;
+      object["num_layers"] = info.layers;
+      object["prompt_tuning_init"] = "RANDOM";
+      object["prompt_tuning_init_text"] = nullptr;
+      object["tokenizer_kwargs"] = nullptr;
+      object["tokenizer_name_or_path"] = nullptr;
+      break;
+    case MethodKind::kLora: {
+      const LoraConfig& lora = adapter.lora;
+      object["peft_type"] = "LORA";
+      object["r"] = lora.rank;
+      object["lora_alpha"] = lora.alpha;
+      if (lora.alpha == static_cast<double>(static_cast<int64_t>(lora.alpha))) {
+        object["lora_alpha"] = static_cast<int64_t>(lora.alpha);
+      }
+      object["lora_dropout"] = lora.dropout;
+      object["use_rslora"] = lora.rslora;
+      object["bias"] = "none";
+      object["fan_in_fan_out"] = info.model_type == "gpt2";
+      object["init_lora_weights"] = true;
+      object["rank_pattern"] = lora.rank_pattern;
+      object["alpha_pattern"] = lora.alpha_pattern;
+      object["layers_to_transform"] = lora.layers.empty() ? json(nullptr) : json(lora.layers);
+      object["exclude_modules"] = lora.exclude.empty() ? json(nullptr) : json(lora.exclude);
+      const bool one_string = lora.targets_are_regex || lora.targets[0] == "all-linear";
+      object["target_modules"] = one_string ? json(lora.targets[0]) : json(lora.targets);
+      break;
+    }
+    case MethodKind::kFull:
+      object["peft_type"] = "PERMAFROST_FULL";
+      break;
+  }
+  return object.dump(2) + "\n";
+}
+
+}  // namespace permafrost

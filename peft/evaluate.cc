@@ -1,0 +1,101 @@
+#include "peft/evaluate.h"
+
+#include <algorithm>
+
+#include "peft/metrics.h"
+
+namespace permafrost {
+namespace {
+
+// Calls f(batch begin, lines of the batch).
+template <class T, class F>
+void ForEachBatch(absl::Span<const T> lines, int64_t batch_size, F f) {
+  for (size_t begin = 0; begin < lines.size(); begin += static_cast<size_t>(batch_size)) {
+    f(begin, lines.subspan(begin, static_cast<size_t>(batch_size)));
+  }
+}
+
+// Per-target losses of a batch; no gradients.
+Tensor TargetLosses(Context& c, const Model& model, Hooks& hooks, const Batch& batch) {
+  const TapeMode mode = c.tape.mode;
+  const bool training = c.training;
+  c.tape.mode = TapeMode::kOff;
+  c.training = false;
+  const std::vector<float> weights(batch.target_labels.size(), 1.0f);
+  const Tensor losses = model.Loss(c, batch, hooks, weights).per_target;
+  c.tape.mode = mode;
+  c.training = training;
+  return losses;
+}
+
+}  // namespace
+
+std::vector<std::vector<double>> ScoreChoices(Context& c, const Model& model, Hooks& hooks,
+                                              absl::Span<const ChoiceLine> lines, Score score,
+                                              int64_t batch_size) {
+  std::vector<std::vector<double>> scores;
+  ForEachBatch(lines, batch_size, [&](size_t, absl::Span<const ChoiceLine> part) {
+    const Batch batch = MakeChoiceBatch(model.layout(hooks), part);
+    const Tensor losses = TargetLosses(c, model, hooks, batch);
+    size_t target = 0;
+    for (const ChoiceLine& line : part) {
+      std::vector<double>& row = scores.emplace_back();
+      for (const std::vector<int32_t>& candidate : line.candidates) {
+        double sum = 0;
+        for (size_t i = 0; i < candidate.size(); ++i, ++target) {
+          if (score != Score::kFirst || i == 0) sum -= losses.f32()[target];
+        }
+        row.push_back(score == Score::kMean ? sum / static_cast<double>(candidate.size()) : sum);
+      }
+    }
+  });
+  return scores;
+}
+
+LineLosses ComputeLosses(Context& c, const Model& model, Hooks& hooks,
+                         absl::Span<const TokenLine> lines, int64_t batch_size) {
+  LineLosses result;
+  result.per_line.assign(lines.size(), 0);
+  double total = 0;
+  ForEachBatch(lines, batch_size, [&](size_t begin, absl::Span<const TokenLine> part) {
+    const Batch batch = MakeBatch(model.layout(hooks), part, Outputs::kLabelled);
+    if (batch.target_labels.empty()) return;
+    const Tensor losses = TargetLosses(c, model, hooks, batch);
+    std::vector<int64_t> counts(part.size(), 0);
+    for (size_t t = 0; t < batch.target_labels.size(); ++t) {
+      const size_t example = static_cast<size_t>(batch.decoder.rows.targets[t].example);
+      result.per_line[begin + example] += losses.f32()[t];
+      total += losses.f32()[t];
+      ++counts[example];
+    }
+    for (size_t i = 0; i < part.size(); ++i) {
+      if (counts[i] > 0) result.per_line[begin + i] /= static_cast<double>(counts[i]);
+      result.labelled += counts[i];
+    }
+  });
+  if (result.labelled > 0) result.mean = total / static_cast<double>(result.labelled);
+  return result;
+}
+
+int BestChoice(absl::Span<const double> scores) {
+  return static_cast<int>(std::max_element(scores.begin(), scores.end()) - scores.begin());
+}
+
+Evaluation Evaluate(Context& c, const Model& model, Hooks& hooks, const EvaluationSet& set) {
+  Evaluation result;
+  result.loss = ComputeLosses(c, model, hooks, set.lines, set.batch_size).mean;
+  if (set.choices.empty()) return result;
+  std::vector<int> predictions;
+  for (const std::vector<double>& scores :
+       ScoreChoices(c, model, hooks, set.choices, set.score, set.batch_size)) {
+    predictions.push_back(BestChoice(scores));
+  }
+  const int classes = static_cast<int>(set.choices[0].candidates.size());
+  for (const std::string& name : set.metrics) {
+    const auto value = ComputeMetric(name, predictions, set.labels, classes);
+    if (value.ok()) result.metrics.emplace_back(name, *value);
+  }
+  return result;
+}
+
+}  // namespace permafrost

@@ -1,0 +1,22 @@
+#include "peft/full.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace permafrost {
+
+Full::Full(int task, Context& c, const Model& model) : Method(task), tensors_(model.tensors()) {
+  for (const BaseTensor& t : tensors_) {
+    parameters_.Add(t.name, t.weight != nullptr ? t.weight->ToF32(c) : t.vector.Clone());
+  }
+}
+
+const Var* Full::Replacement(TensorId tensor) const {
+  return &parameters_[static_cast<size_t>(tensor)].var();
+}
+
+std::vector<int64_t> Full::FileShape(const Parameter& p) const {
+  if (p.value().rows() == 1) return {p.value().columns()};
+  return {p.value().rows(), p.value().columns()};
+}
+
+}  // namespace permafrost

@@ -1,0 +1,139 @@
+#include "peft/lora.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "engine/check.h"
+#include "io/regex.h"
+
+namespace permafrost {
+namespace {
+
+bool MatchesSuffix(const std::string& module, const std::string& target) {
+  return module == target || absl::EndsWith(module, absl::StrCat(".", target));
+}
+
+std::string Leaf(const std::string& module) { return module.substr(module.rfind('.') + 1); }
+
+std::string KnownModules(const Model& model) {
+  std::set<std::string> leaves;
+  for (const LinearPlace& p : model.linears()) leaves.insert(Leaf(p.module));
+  return absl::StrJoin(leaves, ", ");
+}
+
+// PEFT's rank_pattern and alpha_pattern: keys are regular expressions matched as (.*\.)?(key)$.
+template <class V>
+absl::StatusOr<V> FromPattern(const std::map<std::string, V>& pattern, const std::string& module,
+                              V fallback) {
+  for (const auto& [key, value] : pattern) {
+    PERMAFROST_ASSIGN_OR_RETURN(const bool match,
+                                FullMatch(absl::StrCat("(.*\\.)?(", key, ")"), module));
+    if (match) return value;
+  }
+  return fallback;
+}
+
+}  // namespace
+
+std::vector<std::string> DefaultLoraTargets(const std::string& model_type) {
+  if (model_type == "t5") return {"q", "v"};
+  if (model_type == "gpt2") return {"c_attn"};
+  return {"q_proj", "v_proj"};
+}
+
+absl::StatusOr<std::vector<int>> MatchTargets(const LoraConfig& config, const Model& model) {
+  std::vector<int> matched;
+  std::set<std::string> unused(config.targets.begin(), config.targets.end());
+  for (const LinearPlace& place : model.linears()) {
+    bool hit = false;
+    for (const std::string& target : config.targets) {
+      bool match = target == "all-linear";
+      if (config.targets_are_regex && !match) {
+        PERMAFROST_ASSIGN_OR_RETURN(match, FullMatch(target, place.module));
+      } else {
+        match = match || MatchesSuffix(place.module, target);
+      }
+      if (!match) continue;
+      hit = true;
+      unused.erase(target);
+    }
+    const bool excluded =
+        std::any_of(config.exclude.begin(), config.exclude.end(),
+                    [&](const std::string& e) { return MatchesSuffix(place.module, e); });
+    const bool layer_named =
+        config.layers.empty() || std::find(config.layers.begin(), config.layers.end(),
+                                           place.site.layer) != config.layers.end();
+    if (hit && !excluded && layer_named) matched.push_back(place.index);
+  }
+  if (!unused.empty() || matched.empty()) {
+    const std::string names =
+        unused.empty() ? absl::StrJoin(config.targets, ", ") : absl::StrJoin(unused, ", ");
+    return absl::InvalidArgumentError(
+        absl::StrCat("LoRA target ", names, ": matches no linear of this ", model.info().model_type,
+                     " base; it has ", KnownModules(model)));
+  }
+  return matched;
+}
+
+absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& config,
+                                                   const Model& model, Random& random) {
+  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> targets, MatchTargets(config, model));
+  auto lora = std::unique_ptr<Lora>(new Lora(task));
+  lora->pairs_.resize(model.linears().size());
+  for (int index : targets) {
+    const LinearPlace& place = model.linears()[static_cast<size_t>(index)];
+    PERMAFROST_ASSIGN_OR_RETURN(const int64_t rank,
+                                FromPattern(config.rank_pattern, place.module, config.rank));
+    PERMAFROST_ASSIGN_OR_RETURN(const double alpha,
+                                FromPattern(config.alpha_pattern, place.module, config.alpha));
+    if (rank < 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("LoRA rank of ", place.module, ": expected at least 1, found ", rank));
+    }
+    Tensor a({rank, place.inputs}), b = Tensor::Zeros({place.outputs, rank});
+    const double bound = 1 / std::sqrt(static_cast<double>(place.inputs));
+    for (int64_t i = 0; i < a.count(); ++i) {
+      a.f32()[i] = static_cast<float>((2 * random.Uniform() - 1) * bound);
+    }
+    const double r = static_cast<double>(rank);
+    Pair pair{.a = lora->parameters_.size(),
+              .b = lora->parameters_.size() + 1,
+              .options = {.scale = static_cast<float>(alpha / (config.rslora ? std::sqrt(r) : r)),
+                          .dropout = static_cast<float>(config.dropout),
+                          .place = static_cast<uint32_t>(index)}};
+    const std::string name = absl::StrCat("base_model.model.", place.module);
+    lora->parameters_.Add(name + ".lora_A.weight", std::move(a));
+    lora->parameters_.Add(name + ".lora_B.weight", std::move(b));
+    lora->pairs_[static_cast<size_t>(index)] = pair;
+  }
+  return lora;
+}
+
+Var Lora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
+                   absl::Span<const TaskSpan> spans) {
+  const std::optional<Pair>& pair = pairs_[static_cast<size_t>(place.index)];
+  if (!pair.has_value()) return y;
+  return AddLowRank(c, std::move(y), x, parameters_[pair->a].var(), parameters_[pair->b].var(),
+                    pair->options, Own(spans));
+}
+
+bool Lora::MergeInto(Context&, const LinearPlace& place, const Tensor& w) const {
+  const std::optional<Pair>& pair = pairs_[static_cast<size_t>(place.index)];
+  if (!pair.has_value()) return false;
+  const Tensor& a = parameters_[pair->a].value();
+  const Tensor& b = parameters_[pair->b].value();
+  for (int64_t n = 0; n < w.rows(); ++n) {
+    for (int64_t k = 0; k < w.columns(); ++k) {
+      double sum = 0;
+      for (int64_t r = 0; r < a.rows(); ++r) sum += static_cast<double>(b.row(n)[r]) * a.row(r)[k];
+      w.row(n)[k] += pair->options.scale * static_cast<float>(sum);
+    }
+  }
+  return true;
+}
+
+}  // namespace permafrost

@@ -1,0 +1,61 @@
+// LoRA (Hu et al. 2021): y = W x + s B A dropout(x), s = alpha / r, or alpha / sqrt(r) for rsLoRA.
+#ifndef PERMAFROST_PEFT_LORA_H_
+#define PERMAFROST_PEFT_LORA_H_
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/random.h"
+#include "peft/method.h"
+
+namespace permafrost {
+
+// The fields of PEFT's LoraConfig that are implemented, with its defaults.
+struct LoraConfig {
+  int64_t rank = 8;
+  double alpha = 8;
+  double dropout = 0;
+  bool rslora = false;
+  // Module-name suffixes at a dot boundary, or one regular expression for whole names, or
+  // "all-linear".
+  std::vector<std::string> targets;
+  bool targets_are_regex = false;
+  std::vector<std::string> exclude;
+  std::vector<int> layers;  // empty: all
+  std::map<std::string, int64_t> rank_pattern;
+  std::map<std::string, double> alpha_pattern;
+};
+
+// PEFT's default targets of a model type.
+std::vector<std::string> DefaultLoraTargets(const std::string& model_type);
+
+// The linears that the config names. Error: a target that matches nothing (lists what exists).
+absl::StatusOr<std::vector<int>> MatchTargets(const LoraConfig& config, const Model& model);
+
+class Lora : public Method {
+ public:
+  // A uniform on [-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform, a = sqrt 5), B zero.
+  static absl::StatusOr<std::unique_ptr<Lora>> Create(int task, const LoraConfig& config,
+                                                      const Model& model, Random& random);
+
+  Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
+               absl::Span<const TaskSpan> spans) override;
+
+  // The adapted weight of a linear, W [outputs, inputs] += s B A; false if the linear has no LoRA.
+  bool MergeInto(Context& c, const LinearPlace& place, const Tensor& w) const;
+
+ private:
+  struct Pair {
+    size_t a, b;  // into parameters_
+    LowRank options;
+  };
+
+  explicit Lora(int task) : Method(task) {}
+  std::vector<std::optional<Pair>> pairs_;  // by linear index
+};
+
+}  // namespace permafrost
+
+#endif  // PERMAFROST_PEFT_LORA_H_

@@ -1,0 +1,59 @@
+#include "peft/method.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace permafrost {
+
+std::vector<TaskSpan> Method::Own(absl::Span<const TaskSpan> spans) const {
+  std::vector<TaskSpan> own;
+  for (const TaskSpan& s : spans) {
+    if (s.task == task_) own.push_back(s);
+  }
+  return own;
+}
+
+void AdapterSet::Add(std::string name, std::unique_ptr<Method> method) {
+  names_.push_back(std::move(name));
+  methods_.push_back(std::move(method));
+}
+
+absl::StatusOr<int> AdapterSet::TaskOf(const std::string& name) const {
+  if (name.empty())
+    return methods_.size() == 1 && names_[0].empty() ? methods_[0]->task() : kNoTask;
+  for (size_t i = 0; i < names_.size(); ++i) {
+    if (names_[i] == name) return methods_[i]->task();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown adapter \"", name,
+                   "\"; loaded: ", names_.empty() ? "none" : absl::StrJoin(names_, ", ")));
+}
+
+int64_t AdapterSet::VirtualTokens(int task) const {
+  for (const auto& m : methods_) {
+    if (m->task() == task) return m->VirtualTokens(task);
+  }
+  return 0;
+}
+
+const Var* AdapterSet::Replacement(TensorId tensor) const {
+  for (const auto& m : methods_) {
+    if (const Var* v = m->Replacement(tensor)) return v;
+  }
+  return nullptr;
+}
+
+Var AdapterSet::OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) {
+  for (const auto& m : methods_) x = m->OnEmbedding(c, stack, batch, std::move(x));
+  return x;
+}
+
+Var AdapterSet::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
+                         absl::Span<const TaskSpan> spans) {
+  for (const auto& m : methods_) y = m->OnLinear(c, place, x, std::move(y), spans);
+  return y;
+}
+
+}  // namespace permafrost

@@ -1,0 +1,63 @@
+// A PEFT method: hooks that act at the model's places, and the trainable tensors behind them. A
+// method acts on rows of its own task only. The factory (factory.h) is the only place where method
+// names are strings.
+#ifndef PERMAFROST_PEFT_METHOD_H_
+#define PERMAFROST_PEFT_METHOD_H_
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/parameter.h"
+#include "models/model.h"
+
+namespace permafrost {
+
+// A tensor of an adapter file by its name there, rows x columns as the engine holds it.
+using NamedTensors = std::map<std::string, Tensor>;
+
+class Method : public Hooks {
+ public:
+  explicit Method(int task) : task_(task) {}
+  int task() const { return task_; }
+  ParameterList& parameters() { return parameters_; }
+  const ParameterList& parameters() const { return parameters_; }
+
+  // Shapes of the adapter file's tensors where they differ from [rows, columns] (full: vectors).
+  virtual std::vector<int64_t> FileShape(const Parameter& p) const {
+    return {p.value().rows(), p.value().columns()};
+  }
+
+ protected:
+  // The spans of `spans` that belong to this method.
+  std::vector<TaskSpan> Own(absl::Span<const TaskSpan> spans) const;
+
+  int task_;
+  ParameterList parameters_;
+};
+
+// Several methods side by side, each on its own task: the hooks of a batch that mixes adapters.
+class AdapterSet : public Hooks {
+ public:
+  void Add(std::string name, std::unique_ptr<Method> method);
+  // The task number of an adapter name; "" is the only adapter, or the bare base if there are
+  // several or none. Error: an unknown name (lists what is loaded).
+  absl::StatusOr<int> TaskOf(const std::string& name) const;
+  Method* method(size_t i) const { return methods_[i].get(); }
+  size_t size() const { return methods_.size(); }
+
+  int64_t VirtualTokens(int task) const override;
+  const Var* Replacement(TensorId tensor) const override;
+  Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
+  Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
+               absl::Span<const TaskSpan> spans) override;
+
+ private:
+  std::vector<std::string> names_;
+  std::vector<std::unique_ptr<Method>> methods_;
+};
+
+}  // namespace permafrost
+
+#endif  // PERMAFROST_PEFT_METHOD_H_

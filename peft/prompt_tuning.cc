@@ -1,0 +1,20 @@
+#include "peft/prompt_tuning.h"
+
+namespace permafrost {
+
+PromptTuning::PromptTuning(int task, Tensor prompt, int64_t virtual_tokens)
+    : Method(task), virtual_tokens_(virtual_tokens) {
+  parameters_.Add(kPromptTensor, std::move(prompt));
+}
+
+int64_t PromptTuning::VirtualTokens(int task) const { return task == task_ ? virtual_tokens_ : 0; }
+
+Var PromptTuning::OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) {
+  const StackRows& rows = stack == Stack::kEncoder ? batch.encoder : batch.decoder;
+  for (const VirtualRows& v : rows.virtual_rows) {
+    if (v.task == task_) x = ReplaceRows(c, std::move(x), v.rows, parameters_[0].var(), v.tokens);
+  }
+  return x;
+}
+
+}  // namespace permafrost

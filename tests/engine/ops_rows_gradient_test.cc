@@ -1,0 +1,132 @@
+// Gradients of ops that read the row forest: rotary positions, attention, row and column selection.
+#include "tests/util/gradcheck.h"
+
+namespace permafrost {
+namespace {
+
+RopeTable MakeTable(int64_t positions, int64_t half) {
+  RopeTable table{Tensor({positions, half}), Tensor({positions, half})};
+  for (int64_t p = 0; p < positions; ++p) {
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(p) * std::pow(50.0, -static_cast<double>(i));
+      table.cos.row(p)[i] = static_cast<float>(std::cos(angle));
+      table.sin.row(p)[i] = static_cast<float>(std::sin(angle));
+    }
+  }
+  return table;
+}
+
+TEST(RowsGradient, Rope) {
+  Random random(1);
+  const RopeTable table = MakeTable(8, 3);
+  const std::vector<int32_t> positions = {0, 5, 2, 7};
+  CheckGradients(
+      [&](Context& c, const std::vector<Var>& v) { return Rope(c, v[0], table, positions, 2); },
+      {RandomTensor(random, {4, 12})});
+}
+
+// A shared prompt of 2 with texts of 3 and 2 rows, and a tree of depth 3.
+AttentionPlan ForestPlan(Rows& rows) {
+  const int prompt = rows.Add({1, 2});
+  const int text = rows.Add({3, 4, 5}, prompt);
+  rows.Add({6, 7}, prompt);
+  rows.Add({8}, text);
+  return rows.SelfPlan();
+}
+
+TEST(RowsGradient, CausalAttentionOverAForestWithGroupedHeads) {
+  Random random(2);
+  Rows rows;
+  const AttentionPlan plan = ForestPlan(rows);
+  const AttentionOptions options{
+      .heads = 4, .key_heads = 2, .head_size = 3, .scale = 0.6f, .causal = true};
+  CheckGradients(
+      [&](Context& c, const std::vector<Var>& v) {
+        return Attention(c, v[0], v[1], v[2], {}, plan, options);
+      },
+      {RandomTensor(random, {8, 12}), RandomTensor(random, {8, 6}), RandomTensor(random, {8, 6})},
+      {.steps = 16});
+}
+
+// T5's way: bidirectional, unscaled, a trainable bias table spread over clamped distances.
+TEST(RowsGradient, AttentionWithATrainableBias) {
+  Random random(3);
+  Rows rows;
+  rows.Add({1, 2, 3, 4, 5});
+  rows.Add({6, 7});
+  const AttentionPlan plan = rows.SelfPlan();
+  const std::vector<int32_t> buckets = {3, 3, 1, 0, 2, 4, 4};  // distances -3 .. 3
+  const AttentionOptions options{.heads = 2,
+                                 .key_heads = 2,
+                                 .head_size = 3,
+                                 .scale = 1,
+                                 .causal = false,
+                                 .bias_distance = 3};
+  CheckGradients(
+      [&](Context& c, const std::vector<Var>& v) {
+        return Attention(c, v[0], v[1], v[2], SpreadBuckets(c, v[3], buckets), plan, options);
+      },
+      {RandomTensor(random, {7, 6}), RandomTensor(random, {7, 6}), RandomTensor(random, {7, 6}),
+       RandomTensor(random, {5, 2})},
+      {.steps = 16});
+}
+
+TEST(RowsGradient, CrossAttentionWithASharedSource) {
+  Random random(4);
+  Rows encoder, decoder;
+  encoder.Add({1, 2, 3});
+  encoder.Add({4, 5});
+  decoder.Add({0, 1}, kNoParent, kNoTask, 1);
+  decoder.Add({0, 1, 2}, kNoParent, kNoTask, 0);
+  decoder.Add({0}, kNoParent, kNoTask, 0);
+  const AttentionPlan plan = decoder.CrossPlan(encoder);
+  const AttentionOptions options{
+      .heads = 2, .key_heads = 2, .head_size = 2, .scale = 1, .causal = false};
+  CheckGradients(
+      [&](Context& c, const std::vector<Var>& v) {
+        return Attention(c, v[0], v[1], v[2], {}, plan, options);
+      },
+      {RandomTensor(random, {6, 4}), RandomTensor(random, {5, 4}), RandomTensor(random, {5, 4})},
+      {.steps = 16});
+}
+
+TEST(RowsGradient, Columns) {
+  Random random(5);
+  CheckGradients([](Context& c, const std::vector<Var>& v) { return Columns(c, v[0], 2, 3); },
+                 {RandomTensor(random, {4, 7})});
+  // The parts of one fused projection meet in one slot.
+  CheckGradients(
+      [](Context& c, const std::vector<Var>& v) {
+        return Add(c, Columns(c, v[0], 0, 3), Columns(c, v[0], 2, 3));
+      },
+      {RandomTensor(random, {4, 7})});
+}
+
+TEST(RowsGradient, GatherRowsWithRepeatedIds) {
+  Random random(6);
+  const std::vector<int32_t> ids = {2, 0, 2, 2, 4};
+  CheckGradients([&](Context& c, const std::vector<Var>& v) { return GatherRows(c, v[0], ids); },
+                 {RandomTensor(random, {5, 3})});
+}
+
+// Row 1 of the source stands in two places (an encoder prompt in front of two texts), row 2 in none.
+TEST(RowsGradient, ReplaceRows) {
+  Random random(7);
+  const std::vector<int32_t> rows = {0, 1, 4}, source_rows = {0, 1, 1};
+  CheckGradients(
+      [&](Context& c, const std::vector<Var>& v) {
+        return ReplaceRows(c, v[0], rows, v[1], source_rows);
+      },
+      {RandomTensor(random, {6, 3}), RandomTensor(random, {3, 3})});
+}
+
+TEST(RowsGradient, SpreadBuckets) {
+  Random random(8);
+  const std::vector<int32_t> buckets = {0, 2, 2, 1, 0};
+  CheckGradients(
+      [&](Context& c, const std::vector<Var>& v) { return SpreadBuckets(c, v[0], buckets); },
+      {RandomTensor(random, {3, 4})});
+}
+
+}  // namespace
+}  // namespace permafrost

@@ -1,0 +1,136 @@
+// How lines become rows: the worked examples, shifted labels, virtual rows, choices.
+#include "models/batch.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace permafrost {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+BatchLayout Layout(bool encoder_decoder, int64_t virtual_tokens) {
+  return {.encoder_decoder = encoder_decoder,
+          .decoder_start = 50,
+          .pad = 51,
+          .virtual_tokens = [=](int task) { return task == kNoTask ? 0 : virtual_tokens; }};
+}
+
+// (row, label, example) of every target.
+std::vector<std::vector<int>> Targets(const Batch& batch) {
+  std::vector<std::vector<int>> targets;
+  for (const Target& t : batch.decoder.rows.targets) targets.push_back({t.row, t.label, t.example});
+  return targets;
+}
+
+TEST(Batch, DecoderWithoutAPrompt) {
+  const std::vector<TokenLine> lines = {{{1, 2, 3}, {1, -100, 3}}, {{4, 5}, {-100, 9}}};
+  const Batch batch = MakeBatch(Layout(false, 3), lines, Outputs::kLabelled);
+  EXPECT_EQ(batch.decoder.rows.count(), 5);
+  // labels[0] has no loss; labels[i] is predicted by the row before.
+  EXPECT_THAT(Targets(batch), ElementsAre(ElementsAre(1, 3, 0), ElementsAre(3, 9, 1)));
+  EXPECT_THAT(batch.outputs, ElementsAre(1, 3));
+  EXPECT_THAT(batch.target_outputs, ElementsAre(0, 1));
+  EXPECT_THAT(batch.target_labels, ElementsAre(3, 9));
+  EXPECT_THAT(batch.decoder.virtual_rows, IsEmpty());
+  EXPECT_EQ(batch.encoder.rows.count(), 0);
+}
+
+// The worked example of the row forest: a prompt of 3, texts of 4 and 2 tokens.
+TEST(Batch, CausalPromptIsSharedByItsLines) {
+  const std::vector<TokenLine> lines = {{{1, 2, 3, 4}, {-100, -100, -100, 4}, 0},
+                                        {{5, 6}, {5, 6}, 0}};
+  const Batch batch = MakeBatch(Layout(false, 3), lines, Outputs::kLabelled);
+  EXPECT_EQ(batch.decoder.rows.count(), 9);
+  EXPECT_EQ(batch.decoder.rows.segments.size(), 3u);
+  EXPECT_THAT(batch.decoder.rows.positions, ElementsAre(0, 1, 2, 3, 4, 5, 6, 3, 4));
+  EXPECT_THAT(batch.decoder.lookup, ElementsAre(0, 0, 0, 1, 2, 3, 4, 5, 6));
+  // The prompt's last row (2) predicts the second line's labels[0], as in PEFT.
+  EXPECT_THAT(Targets(batch),
+              ElementsAre(ElementsAre(5, 4, 0), ElementsAre(2, 5, 1), ElementsAre(7, 6, 1)));
+  EXPECT_THAT(batch.outputs, ElementsAre(2, 5, 7));
+  EXPECT_THAT(batch.target_outputs, ElementsAre(1, 0, 2));
+  ASSERT_EQ(batch.decoder.virtual_rows.size(), 1u);
+  EXPECT_EQ(batch.decoder.virtual_rows[0].task, 0);
+  EXPECT_THAT(batch.decoder.virtual_rows[0].rows, ElementsAre(0, 1, 2));
+  EXPECT_THAT(batch.decoder.virtual_rows[0].tokens, ElementsAre(0, 1, 2));
+}
+
+TEST(Batch, EachTaskHasItsPromptAndBareLinesNone) {
+  const std::vector<TokenLine> lines = {
+      {{1}, {1}, 1}, {{2, 3}, {2, 3}}, {{4}, {4}, 0}, {{5}, {5}, 1}};
+  const Batch batch = MakeBatch(Layout(false, 2), lines, Outputs::kAll);
+  // prompt 1, line 0, line 1, prompt 0, line 2, line 3
+  EXPECT_EQ(batch.decoder.rows.count(), 2 + 1 + 2 + 2 + 1 + 1);
+  const std::vector<Segment>& s = batch.decoder.rows.segments;
+  EXPECT_EQ(s[5].parent, 0);
+  EXPECT_EQ(s[2].parent, kNoParent);
+  EXPECT_EQ(s[4].parent, 3);
+  ASSERT_EQ(batch.decoder.virtual_rows.size(), 2u);  // by task
+  EXPECT_THAT(batch.decoder.virtual_rows[0].rows, ElementsAre(5, 6));
+  EXPECT_THAT(batch.decoder.virtual_rows[1].rows, ElementsAre(0, 1));
+  // All text rows, and the prompts' last rows, which predict.
+  EXPECT_THAT(batch.outputs, ElementsAre(1, 2, 3, 4, 6, 7, 8));
+  std::vector<int> tasks;
+  for (const TaskSpan& span : batch.output_spans) {
+    for (int64_t i = span.begin; i < span.end; ++i) tasks.push_back(span.task);
+  }
+  EXPECT_THAT(tasks, ElementsAre(1, 1, kNoTask, kNoTask, 0, 0, 1));
+}
+
+TEST(Batch, EncoderDecoder) {
+  const std::vector<TokenLine> lines = {{{1, 2, 3, 4}, {7, -100, 8}, 0}, {{5, 6}, {9}, 0}};
+  const Batch batch = MakeBatch(Layout(true, 3), lines, Outputs::kLabelled);
+  EXPECT_EQ(batch.encoder.rows.count(), 3 + 4 + 3 + 2);  // the prompt in front of each text
+  ASSERT_EQ(batch.encoder.virtual_rows.size(), 1u);
+  EXPECT_THAT(batch.encoder.virtual_rows[0].rows, ElementsAre(0, 1, 2, 7, 8, 9));
+  EXPECT_THAT(batch.encoder.virtual_rows[0].tokens, ElementsAre(0, 1, 2, 0, 1, 2));
+  // Shifted right from decoder_start, -100 as pad.
+  EXPECT_THAT(batch.decoder.rows.ids, ElementsAre(50, 7, 51, 50));
+  EXPECT_THAT(Targets(batch),
+              ElementsAre(ElementsAre(0, 7, 0), ElementsAre(2, 8, 0), ElementsAre(3, 9, 1)));
+  ASSERT_EQ(batch.cross.segments.size(), 2u);
+  EXPECT_EQ(batch.cross.spans[0].length, 7);
+  EXPECT_EQ(batch.cross.spans[1].begin, 7);
+}
+
+TEST(Batch, NoLabels) {
+  const std::vector<TokenLine> lines = {{{1, 2}, {-100, -100}}};
+  const Batch batch = MakeBatch(Layout(false, 0), lines, Outputs::kLabelled);
+  EXPECT_THAT(batch.outputs, IsEmpty());
+  EXPECT_THAT(batch.target_labels, IsEmpty());
+}
+
+// Candidates share the text's rows; its last row predicts the first token of each.
+TEST(ChoiceBatch, DecoderCandidatesAreChildren) {
+  const std::vector<ChoiceLine> lines = {{{1, 2}, {{10}, {11, 12, 13}}, 0}};
+  const Batch batch = MakeChoiceBatch(Layout(false, 2), lines);
+  EXPECT_THAT(batch.decoder.rows.ids, ElementsAre(-1, -1, 1, 2, 11, 12));
+  EXPECT_THAT(batch.decoder.rows.positions, ElementsAre(0, 1, 2, 3, 4, 5));
+  EXPECT_THAT(Targets(batch), ElementsAre(ElementsAre(3, 10, 0), ElementsAre(3, 11, 1),
+                                          ElementsAre(4, 12, 1), ElementsAre(5, 13, 1)));
+  EXPECT_THAT(batch.outputs, ElementsAre(3, 4, 5));
+  EXPECT_THAT(batch.target_outputs, ElementsAre(0, 0, 1, 2));
+}
+
+TEST(ChoiceBatch, AnEmptyTextIsPredictedByThePrompt) {
+  const std::vector<ChoiceLine> lines = {{{}, {{10}, {11}}, 0}};
+  const Batch batch = MakeChoiceBatch(Layout(false, 2), lines);
+  EXPECT_THAT(Targets(batch), ElementsAre(ElementsAre(1, 10, 0), ElementsAre(1, 11, 1)));
+}
+
+TEST(ChoiceBatch, EncoderDecoderCandidatesShareTheirSource) {
+  const std::vector<ChoiceLine> lines = {{{1, 2}, {{10}, {11, 12}}, kNoTask},
+                                         {{3}, {{10}}, kNoTask}};
+  const Batch batch = MakeChoiceBatch(Layout(true, 2), lines);
+  EXPECT_EQ(batch.encoder.rows.count(), 3);
+  EXPECT_THAT(batch.decoder.rows.ids, ElementsAre(50, 50, 11, 50));
+  EXPECT_EQ(batch.decoder.rows.segments[1].source, 0);
+  EXPECT_EQ(batch.decoder.rows.segments[2].source, 1);
+  EXPECT_THAT(Targets(batch), ElementsAre(ElementsAre(0, 10, 0), ElementsAre(1, 11, 1),
+                                          ElementsAre(2, 12, 1), ElementsAre(3, 10, 2)));
+}
+
+}  // namespace
+}  // namespace permafrost
