@@ -147,6 +147,8 @@ class PartsTokenizer : public Tokenizer {
         absl::StatusOr<std::string> pattern = ApplyNormalizers(parts_.normalizers, token.content);
         if (!pattern.ok()) return pattern.status();
         normalized_tokens.push_back(&token);
+        // The reference also decodes the token in its normalized form.
+        pieces_[static_cast<size_t>(token.id)] = *pattern;
         normalized_patterns_.push_back(*std::move(pattern));
       } else {
         raw_tokens.push_back(&token);

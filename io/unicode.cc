@@ -108,6 +108,18 @@ utf8proc_category_t Category(char32_t c) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(c));
 }
 
+char32_t Lowercase(char32_t c) {
+  // Letters of Unicode 16 and 17.
+  if (c >= 0x10D50 && c <= 0x10D65) return c + 0x20;
+  if (c >= 0x16EA0 && c <= 0x16EB8) return c + 0x1B;
+  if (c == 0xA7CB) return 0x264;
+  if (c == 0xA7DC) return 0x19B;
+  for (const char32_t upper : {0x1C89, 0xA7CC, 0xA7CE, 0xA7D2, 0xA7D4, 0xA7DA}) {
+    if (c == upper) return c + 1;
+  }
+  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
+}
+
 void AppendNormalized(std::string_view text, NormalForm form, std::string* out) {
   if (text.empty()) return;
   int options = UTF8PROC_STABLE;
@@ -267,7 +279,7 @@ std::string LowercaseUnicode(std::string_view text) {
     if (c == 0x130) {  // the only character whose full lower case is longer than one character
       out.append("i\xCC\x87");
     } else {
-      AppendUtf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), &out);
+      AppendUtf8(Lowercase(c), &out);
     }
   }
   return out;

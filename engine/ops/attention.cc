@@ -79,8 +79,8 @@ Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& b
   const bool record = WillRecord(c, {&q, &k, &v, &bias});
   // Also in the first run of a recomputed part: the kernel rounds otherwise without a log-sum-exp,
   // and both runs must give the same bits.
-  const bool with_lse = c.tape.mode != TapeMode::kOff && (q.needs_grad() || k.needs_grad() ||
-                                                          v.needs_grad() || bias.needs_grad());
+  const bool with_lse = c.tape.mode != TapeMode::kOff &&
+                        (q.needs_grad() || k.needs_grad() || v.needs_grad() || bias.needs_grad());
   Tensor out(q.shape());
   Tensor lse = with_lse ? Tensor({q.rows(), o.heads}) : Tensor();
   {

@@ -80,13 +80,17 @@ TEST_P(AutogradTest, OpsThatKeepNothing) {
   const RopeTable rope{Tensor::Zeros({1, kD / 2}), Tensor::Zeros({1, kD / 2})};
   const std::vector<std::function<Var(Context&)>> ops = {
       [&](Context& c) { return Linear(c, x, w); },
-      [&](Context& c) { return AddBias(c, x, leaves_.Add("b", Random_({1, kD})).var()); },
+      [&](Context& c) {
+        return AddBias(c, x, leaves_.Add("b", Random_({1, kD})).var());
+      },
       [&](Context& c) { return Add(c, x, x); },
       [&](Context& c) { return Scale(c, x, 3); },
       [&](Context& c) { return Dropout(c, x, 0.5f, 0); },
       [&](Context& c) { return Columns(c, x, 2, 3); },
       [&](Context& c) { return GatherRows(c, x, ids); },
-      [&](Context& c) { return ReplaceRows(c, Random_({kR, kD}), ids, x, ids); },
+      [&](Context& c) {
+        return ReplaceRows(c, Random_({kR, kD}), ids, x, ids);
+      },
       [&](Context& c) { return SpreadBuckets(c, x, buckets); },
       [&](Context& c) { return Rope(c, x, rope, positions, 1); },
   };
@@ -324,8 +328,7 @@ TEST(AutogradDeathTest, ShapesThatDoNotFitAbortWithBothShapes) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Precisions, AutogradTest,
-                         testing::Values(Precision::kF32, Precision::kBF16),
-                         [](const auto& info) {
+                         testing::Values(Precision::kF32, Precision::kBF16), [](const auto& info) {
                            return info.param == Precision::kF32 ? "F32" : "BF16";
                          });
 

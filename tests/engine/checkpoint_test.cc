@@ -30,9 +30,9 @@ Result RunLayers(bool recompute, bool input_grad, Precision precision = Precisio
   Parameter input("x", layer.x.Clone());
   Var x = input_grad ? input.var() : Var(layer.x);
   for (int i = 0; i < 2; ++i) {
-    x = recompute ? Checkpoint(c, x,
-                               [&](Context& ctx, const Var& in) { return layer.Apply(ctx, in); })
-                  : layer.Apply(c, x);
+    x = recompute
+            ? Checkpoint(c, x, [&](Context& ctx, const Var& in) { return layer.Apply(ctx, in); })
+            : layer.Apply(c, x);
   }
   Result r;
   const auto copy = [](const Tensor& t) {
@@ -65,8 +65,8 @@ TEST_P(CheckpointTest, GivesTheSameBits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CheckpointTest,
-                         testing::Combine(testing::Bool(), testing::Values(Precision::kF32,
-                                                                           Precision::kBF16)));
+                         testing::Combine(testing::Bool(),
+                                          testing::Values(Precision::kF32, Precision::kBF16)));
 
 TEST(Checkpoint, KeepsItsInputOnly) {
   EXPECT_EQ(RunLayers(true, false).saved_bytes, 2 * 6 * 4);

@@ -69,9 +69,8 @@ TEST_P(HeadLossTest, ValuesAreThoseOfTheFormula) {
   const auto [count, scale, z_loss] = GetParam();
   Context c;
   const Weight weight = Weight::FromF32(c, head_, DType::kF32);
-  const HeadLoss result =
-      HeadCrossEntropy(c, h_, &weight, {}, targets_.rows, targets_.labels, targets_.weights,
-                       {.scale = scale, .z_loss = z_loss});
+  const HeadLoss result = HeadCrossEntropy(c, h_, &weight, {}, targets_.rows, targets_.labels,
+                                           targets_.weights, {.scale = scale, .z_loss = z_loss});
   ASSERT_EQ(result.per_target.shape(), (Shape{1, count}));
   double total = 0, size = 0;
   for (size_t t = 0; t < targets_.rows.size(); ++t) {
@@ -104,8 +103,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, HeadLossTest,
 TEST(HeadLossMemory, NoWholeLogitsMatrix) {
   Context c;
   constexpr int64_t kTargets = 1024, kVocabulary = 2000, kWidth = 8;
-  const Weight head =
-      Weight::FromF32(c, Tensor::Zeros({kVocabulary, kWidth}), DType::kF32);
+  const Weight head = Weight::FromF32(c, Tensor::Zeros({kVocabulary, kWidth}), DType::kF32);
   const Tensor h = Tensor::Zeros({kTargets, kWidth});
   Random random(2);
   const Targets t = MakeTargets(random, kTargets, kTargets, kVocabulary);
@@ -122,7 +120,8 @@ TEST(HeadLoss, NoTargetsGiveZero) {
   Context c;
   Random random(3);
   const Weight head = Weight::FromF32(c, RandomTensor(random, {4, 3}), DType::kF32);
-  const HeadLoss result = HeadCrossEntropy(c, RandomTensor(random, {2, 3}), &head, {}, {}, {}, {}, {});
+  const HeadLoss result =
+      HeadCrossEntropy(c, RandomTensor(random, {2, 3}), &head, {}, {}, {}, {}, {});
   EXPECT_EQ(result.loss.value().f32()[0], 0);
 }
 

@@ -144,9 +144,10 @@ TEST(Layering, HeadersHaveGuardsByPath) {
     if (fs::path(file.path).extension() != ".h") continue;
     if (file.path.find("-inl.h") != std::string::npos) continue;  // Highway's, included repeatedly
     std::string guard = "PERMAFROST_" + file.path + "_";
-    for (char& c : guard) c = std::isalnum(static_cast<unsigned char>(c)) != 0
-                                  ? static_cast<char>(std::toupper(static_cast<unsigned char>(c)))
-                                  : '_';
+    for (char& c : guard)
+      c = std::isalnum(static_cast<unsigned char>(c)) != 0
+              ? static_cast<char>(std::toupper(static_cast<unsigned char>(c)))
+              : '_';
     std::ifstream in(fs::path(PERMAFROST_SOURCE_DIR) / file.path);
     const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
     EXPECT_NE(text.find("#ifndef " + guard + "\n#define " + guard + "\n"), std::string::npos)

@@ -67,9 +67,7 @@ TEST(Memory, FreedBlocksAreReusedWhole) {
   { const Storage warm(3 * kBytes, MemoryTag::kWorkspace); }
   const PoolStatistics before = MemoryPoolStatistics();
   for (int i = 0; i < 10; ++i) {
-    {
-      const Storage a(kBytes, MemoryTag::kWorkspace), b(kBytes, MemoryTag::kWorkspace);
-    }
+    { const Storage a(kBytes, MemoryTag::kWorkspace), b(kBytes, MemoryTag::kWorkspace); }
     const Storage both(2 * kBytes + 64, MemoryTag::kWorkspace);
   }
   EXPECT_EQ(MemoryPoolStatistics().requests, before.requests);
@@ -113,8 +111,8 @@ TEST(Memory, ASteadyTrainingStepAllocatesNothing) {
       Var x = RandomTensor(random, {rows, 64});
       for (int i = 0; i < 3; ++i) {
         const Var n = RmsNorm(c, x, scale, 1e-6f);
-        Var y = AddLowRank(c, Linear(c, n, w), n, list[0].var(), list[1].var(),
-                           {.dropout = 0.1f}, spans);
+        Var y = AddLowRank(c, Linear(c, n, w), n, list[0].var(), list[1].var(), {.dropout = 0.1f},
+                           spans);
         x = Add(c, std::move(x), Activate(c, Activation::kSilu, std::move(y)));
       }
       Backward(c, x, RandomTensor(random, {rows, 64}));
@@ -128,8 +126,7 @@ TEST(Memory, ASteadyTrainingStepAllocatesNothing) {
     for (int round = 0; round < 3; ++round) {
       for (const int64_t rows : lengths) {
         step(rows);
-        live.push_back(MemoryOf(MemoryTag::kActivation).live +
-                       MemoryOf(MemoryTag::kGradient).live +
+        live.push_back(MemoryOf(MemoryTag::kActivation).live + MemoryOf(MemoryTag::kGradient).live +
                        MemoryOf(MemoryTag::kWorkspace).live);
       }
     }

@@ -56,12 +56,8 @@ TEST(RowsGradient, AttentionWithATrainableBias) {
   rows.Add({6, 7});
   const AttentionPlan plan = rows.SelfPlan();
   const std::vector<int32_t> buckets = {3, 3, 1, 0, 2, 4, 4};  // distances -3 .. 3
-  const AttentionOptions options{.heads = 2,
-                                 .key_heads = 2,
-                                 .head_size = 3,
-                                 .scale = 1,
-                                 .causal = false,
-                                 .bias_distance = 3};
+  const AttentionOptions options{
+      .heads = 2, .key_heads = 2, .head_size = 3, .scale = 1, .causal = false, .bias_distance = 3};
   CheckGradients(
       [&](Context& c, const std::vector<Var>& v) {
         return Attention(c, v[0], v[1], v[2], SpreadBuckets(c, v[3], buckets), plan, options);
@@ -109,7 +105,8 @@ TEST(RowsGradient, GatherRowsWithRepeatedIds) {
                  {RandomTensor(random, {5, 3})});
 }
 
-// Row 1 of the source stands in two places (an encoder prompt in front of two texts), row 2 in none.
+// Row 1 of the source stands in two places (an encoder prompt in front of two texts), row 2 in
+// none.
 TEST(RowsGradient, ReplaceRows) {
   Random random(7);
   const std::vector<int32_t> rows = {0, 1, 4}, source_rows = {0, 1, 1};

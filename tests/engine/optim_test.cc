@@ -1,9 +1,8 @@
 // Optimizer over a ParameterList. Expected values: torch 2.15.0 in f64 (AdamW, SGD, clipping), and
 // for Adafactor the T5X update of Shazeer & Stern 2018 evaluated in f64.
-#include "engine/optim/optimizer.h"
-
 #include <cmath>
 
+#include "engine/optim/optimizer.h"
 #include "gtest/gtest.h"
 
 namespace permafrost {
@@ -60,11 +59,9 @@ TEST(Optimizer, SgdIsTorchs) {
   Context c;
   ParameterList list;
   Parameter& p = list.Add("p", Tensor::From({1, 2}, {1, -2}));
-  Optimizer optimizer({.kind = OptimizerKind::kSgd,
-                       .learning_rate = 0.1,
-                       .beta1 = 0.9,
-                       .weight_decay = 0.01},
-                      list);
+  Optimizer optimizer(
+      {.kind = OptimizerKind::kSgd, .learning_rate = 0.1, .beta1 = 0.9, .weight_decay = 0.01},
+      list);
   const std::vector<std::vector<float>> gradients = {{0.5f, 1}, {-0.25f, 0.5f}, {1, 0}};
   const std::vector<std::vector<double>> expected = {
       {0.949, -2.098}, {0.927151, -2.234102}, {0.806559749, -2.354359698}};
@@ -110,8 +107,8 @@ TEST(Optimizer, AdafactorUnfactored) {
   const double clip = std::max(1.0, std::sqrt((u[0] * u[0] + u[1] * u[1]) / 2));
   const double before[2] = {p.value().f32()[0], p.value().f32()[1]};
   optimizer.Step(c, 1);
-  ExpectValues(p, {before[0] * (1 - 1e-5) - 0.3 * u[0] / clip,
-                   before[1] * (1 - 1e-5) - 0.3 * u[1] / clip});
+  ExpectValues(
+      p, {before[0] * (1 - 1e-5) - 0.3 * u[0] / clip, before[1] * (1 - 1e-5) - 0.3 * u[1] / clip});
 }
 
 // PEFT's unread tensors still decay: no gradient is a zero gradient.

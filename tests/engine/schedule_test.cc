@@ -20,9 +20,8 @@ TEST(Schedule, Constant) {
 }
 
 TEST(Schedule, Linear) {
-  ExpectMultipliers(
-      {ScheduleKind::kLinear, 3, 11},
-      {0, 1.0 / 3, 2.0 / 3, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0, 0, 0});
+  ExpectMultipliers({ScheduleKind::kLinear, 3, 11},
+                    {0, 1.0 / 3, 2.0 / 3, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0, 0, 0});
   ExpectMultipliers({ScheduleKind::kLinear, 0, 11},
                     {1, 0.90909090909090906, 0.81818181818181823, 0.72727272727272729});
 }

@@ -42,8 +42,7 @@ TEST(ThreadPool, JobsFollowEachOther) {
   std::vector<int64_t> from(64, 1), to(64);
   for (int job = 0; job < 2000; ++job) {
     kernels::ParallelFor(pool.parallel(), 64, [&](int64_t i, int) {
-      to[static_cast<size_t>(i)] =
-          from[static_cast<size_t>(63 - i)] + (job % 3 == 0 ? 1 : 0);
+      to[static_cast<size_t>(i)] = from[static_cast<size_t>(63 - i)] + (job % 3 == 0 ? 1 : 0);
     });
     std::swap(from, to);
   }

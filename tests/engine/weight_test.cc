@@ -19,8 +19,8 @@ class WeightTest : public testing::TestWithParam<Sizes> {
  protected:
   WeightTest() : random_(1), w_(RandomTensor(random_, {GetParam().outputs, GetParam().inputs})) {
     // Ties and extremes of the rounding, where there is room.
-    const float edges[] = {1.00390625f, 1.01171875f, -0.0f, 3.4e38f, 1e-40f,
-                           std::numeric_limits<float>::infinity()};
+    const float edges[] = {1.00390625f, 1.01171875f, -0.0f,
+                           3.4e38f,     1e-40f,      std::numeric_limits<float>::infinity()};
     for (int64_t i = 0; i < std::min<int64_t>(w_.count(), 6); ++i) w_.f32()[i] = edges[i];
   }
   Random random_;

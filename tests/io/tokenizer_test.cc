@@ -62,7 +62,9 @@ TEST_P(TokenizerGoldenTest, EncodesAsTheReference) {
 TEST_P(TokenizerGoldenTest, DecodesAsTheReference) {
   const auto tokenizer = Load(GetParam());
   ASSERT_NE(tokenizer, nullptr);
-  for (const json& item : Golden(GetParam())["decode"]) {
+  const json golden = Golden(GetParam());
+  ASSERT_EQ(golden["decode"].size(), 60u);
+  for (const json& item : golden["decode"]) {
     const auto ids = item["ids"].get<std::vector<int>>();
     EXPECT_EQ(tokenizer->Decode(ids, true), item["text"].get<std::string>()) << item.dump();
     if (item["all"].is_null()) continue;  // the sentencepiece library always leaves control out

@@ -33,7 +33,8 @@ using VarFunction = std::function<Var(Context&, const std::vector<Var>&)>;
 struct GradCheckOptions {
   double steps = 8;  // roundings behind one output
   double h = 1.0 / 32;
-  std::function<void(Context&)> configure = {};  // sets up every context (training, seed, precision)
+  std::function<void(Context&)> configure =
+      {};  // sets up every context (training, seed, precision)
 };
 
 class GradCheck {
@@ -115,8 +116,9 @@ class GradCheck {
       bound_norm += n.bound.back() * n.bound.back();
     }
     // The gradient under test has roundings of its own.
-    const double own = options_.steps * std::exp2(-24) *
-                       std::abs(*std::max_element(n.value.begin(), n.value.end(), SmallerMagnitude));
+    const double own =
+        options_.steps * std::exp2(-24) *
+        std::abs(*std::max_element(n.value.begin(), n.value.end(), SmallerMagnitude));
     for (double& bound : n.bound) bound += own;
     // Otherwise the check would have no power.
     EXPECT_LT(std::sqrt(bound_norm), 0.02 * std::sqrt(norm)) << "input " << input;

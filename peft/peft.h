@@ -1,0 +1,14 @@
+// All of PEFT: methods, adapter files, training, evaluation.
+#ifndef PERMAFROST_PEFT_PEFT_H_
+#define PERMAFROST_PEFT_PEFT_H_
+
+#include "peft/adapter_file.h"
+#include "peft/evaluate.h"
+#include "peft/lora.h"
+#include "peft/method.h"
+#include "peft/metrics.h"
+#include "peft/prompt_init.h"
+#include "peft/prompt_tuning.h"
+#include "peft/trainer.h"
+
+#endif  // PERMAFROST_PEFT_PEFT_H_
