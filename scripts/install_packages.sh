@@ -2,7 +2,7 @@
 # Installs what building Permafrost needs from Debian 12's packages. Does nothing if all of it is there.
 set -euo pipefail
 packages=(g++ cmake ninja-build pkg-config
-          libhwy-dev libabsl-dev nlohmann-json3-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev
+          libhwy-dev libabsl-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev
           libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev)
 if [ "${1:-}" = "--checks" ]; then
   packages+=(clang clang-format clang-tidy libclang-rt-14-dev)

@@ -33,6 +33,7 @@ void AddEval(Commands& commands);
 void AddPredict(Commands& commands);
 void AddGenerate(Commands& commands);
 void AddForward(Commands& commands);
+void AddBench(Commands& commands);
 void AddInspect(Commands& commands);
 void AddConvert(Commands& commands);
 void AddNeighbors(Commands& commands);

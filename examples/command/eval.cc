@@ -1,4 +1,5 @@
 // permafrost eval and predict: metrics of a data file; a label, scores or text for each line.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -19,7 +20,7 @@ struct EvalFlags {
   std::vector<std::string> adapters;
   std::string data_path, score = "sum";
   int64_t batch_size = 16, max_new_tokens = 32;
-  bool json = false;
+  bool json = false, ensemble = false;
 };
 
 Score ScoreOf(const std::string& name) {
@@ -36,7 +37,7 @@ absl::Status RunEval(const EvalFlags& f) {
   if (f.json) {
     nlohmann::ordered_json object = {{"examples", data.lines.size()}, {"loss", e.loss}};
     for (const auto& [name, value] : e.metrics) object[name] = value;
-    std::printf("%s\n", object.dump().c_str());
+    std::printf("%s\n", object.dump(-1, ' ', true).c_str());
     return absl::OkStatus();
   }
   std::printf("examples %zu\nloss %.6f\n", data.lines.size(), e.loss);
@@ -44,19 +45,45 @@ absl::Status RunEval(const EvalFlags& f) {
   return absl::OkStatus();
 }
 
+// Softmax of one line's scores.
+std::vector<double> Probabilities(const std::vector<double>& scores) {
+  const double best = *std::max_element(scores.begin(), scores.end());
+  std::vector<double> p;
+  double sum = 0;
+  for (double s : scores) sum += p.emplace_back(std::exp(s - best));
+  for (double& v : p) v /= sum;
+  return p;
+}
+
+// Probabilities [lines][labels]; with --ensemble each line runs with every adapter in the same
+// batch and the adapters' probabilities are averaged (Lester et al. 2021, section 6).
+std::vector<std::vector<double>> LabelProbabilities(const EvalFlags& f, Session& session,
+                                                    AdapterSet& adapters, const LoadedData& data) {
+  const size_t members = f.ensemble ? adapters.size() : 1;
+  std::vector<ChoiceLine> lines;
+  for (const ChoiceLine& line : data.choices) {
+    for (size_t m = 0; m < members; ++m) {
+      lines.push_back(line);
+      if (f.ensemble) lines.back().task = adapters.method(m)->task();
+    }
+  }
+  const auto scores = ScoreChoices(*session.context, *session.model, adapters, lines,
+                                   ScoreOf(f.score), f.batch_size);
+  std::vector<std::vector<double>> result;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const std::vector<double> p = Probabilities(scores[i]);
+    if (i % members == 0) result.emplace_back(p.size(), 0.0);
+    for (size_t j = 0; j < p.size(); ++j) result.back()[j] += p[j] / static_cast<double>(members);
+  }
+  return result;
+}
+
 absl::Status PredictLabels(const EvalFlags& f, Session& session, AdapterSet& adapters,
                            const LoadedData& data) {
-  for (const std::vector<double>& scores :
-       ScoreChoices(*session.context, *session.model, adapters, data.choices, ScoreOf(f.score),
-                    f.batch_size)) {
-    const size_t best = static_cast<size_t>(BestChoice(scores));
-    double sum = 0;
-    for (double s : scores) sum += std::exp(s - scores[best]);
-    nlohmann::ordered_json line = {{"label", data.label_words[best]}};
-    for (size_t i = 0; i < scores.size(); ++i) {
-      line["scores"][data.label_words[i]] = std::exp(scores[i] - scores[best]) / sum;
-    }
-    std::printf("%s\n", line.dump().c_str());
+  for (const std::vector<double>& p : LabelProbabilities(f, session, adapters, data)) {
+    nlohmann::ordered_json line = {{"label", data.label_words[static_cast<size_t>(BestChoice(p))]}};
+    for (size_t i = 0; i < p.size(); ++i) line["scores"][data.label_words[i]] = p[i];
+    std::printf("%s\n", line.dump(-1, ' ', true).c_str());
   }
   return absl::OkStatus();
 }
@@ -77,7 +104,7 @@ absl::Status PredictTexts(const EvalFlags& f, Session& session, AdapterSet& adap
     nlohmann::ordered_json object;
     if (session.tokenizer != nullptr) object["text"] = session.tokenizer->Decode(ids, true);
     object["ids"] = ids;
-    std::printf("%s\n", object.dump().c_str());
+    std::printf("%s\n", object.dump(-1, ' ', true).c_str());
   }
   return absl::OkStatus();
 }
@@ -87,6 +114,10 @@ absl::Status RunPredict(const EvalFlags& f) {
   PERMAFROST_ASSIGN_OR_RETURN(AdapterSet adapters, OpenAdapters(f.adapters, session));
   PERMAFROST_ASSIGN_OR_RETURN(const LoadedData data,
                               LoadData(f.data_path, f.data, Labels::kOptional, session, adapters));
+  if (f.ensemble && adapters.size() == 0) {
+    return absl::InvalidArgumentError(
+        "--ensemble: expected adapters (--adapter NAME=DIR), found none");
+  }
   return data.choices.empty() ? PredictTexts(f, session, adapters, data)
                               : PredictLabels(f, session, adapters, data);
 }
@@ -122,6 +153,8 @@ void AddPredict(Commands& commands) {
   CLI::App* app =
       AddShared(commands, "predict", "One output line per input line: label and scores, or text",
                 *flags, [flags] { return RunPredict(*flags); });
+  app->add_flag("--ensemble", flags->ensemble,
+                "every adapter on every line, mean of probabilities");
   app->add_option("--max-new-tokens", flags->max_new_tokens, "longest generated text")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -87,7 +87,7 @@ absl::Status RunGenerate(GenerateFlags f) {
   const std::string text = output.Finish();
   if (f.json) {
     const nlohmann::ordered_json object = {{"text", text}, {"ids", generated}};
-    std::printf("%s\n", object.dump().c_str());
+    std::printf("%s\n", object.dump(-1, ' ', true).c_str());
   } else {
     std::printf("\n");
   }

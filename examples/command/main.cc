@@ -68,6 +68,7 @@ int Main(int argc, char** argv) {
   AddPredict(commands);
   AddGenerate(commands);
   AddForward(commands);
+  AddBench(commands);
   AddInspect(commands);
   AddConvert(commands);
   AddNeighbors(commands);

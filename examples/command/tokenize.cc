@@ -53,7 +53,8 @@ absl::Status RunTokenize(const TokenizeFlags& f) {
     PERMAFROST_ASSIGN_OR_RETURN(
         const nlohmann::json result,
         f.decode ? DecodeLine(*tokenizer, fields) : EncodeLine(*tokenizer, fields, special));
-    std::printf("%s\n", DumpJson(result).c_str());
+    std::printf("%s\n",
+                result.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace).c_str());
     return absl::OkStatus();
   });
 }

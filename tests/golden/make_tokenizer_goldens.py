@@ -9,6 +9,7 @@ tokenizer is trained here on those books. Versions: requirements.txt.
 
 import argparse
 import glob
+import io
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import shutil
 import tempfile
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors,
                         trainers)
 from tokenizers import pre_tokenizers as pre
@@ -146,8 +148,12 @@ def make_models(corpus, t5):
             settings = {k: v for k, v in settings.items() if v is not None}
             file = "spiece.model" if name == "unigram" else "tokenizer.model"
             os.makedirs(os.path.join(DATA, name), exist_ok=True)
+            trained = io.BytesIO()
+            sentencepiece.SentencePieceTrainer.train(model_writer=trained, **settings)
+            proto = sentencepiece_model_pb2.ModelProto.FromString(trained.getvalue())
+            proto.normalizer_spec.ClearField("normalization_rule_tsv")  # the path of a temporary file
             with open(os.path.join(DATA, name, file), "wb") as out:
-                sentencepiece.SentencePieceTrainer.train(model_writer=out, **settings)
+                out.write(proto.SerializeToString(deterministic=True))
     for name, source, kind, options in [("t5_json", "unigram", T5Tokenizer, {}),
                                         ("llama2_json", "bpe", LlamaTokenizer, {"add_bos_token": True})]:
         with tempfile.TemporaryDirectory() as folder:
@@ -188,8 +194,6 @@ def main():
     corpus = chooser.sample(lines, 6000)
     texts = AWKWARD + [chooser.choice(["", " "]) + line[:160] for line in chooser.sample(lines, 120)]
     texts += ["".join(chooser.choice(AWKWARD[1:]) for _ in range(3))[:120] for _ in range(80)]
-    shutil.rmtree(DATA, ignore_errors=True)
-    shutil.rmtree(GOLDEN, ignore_errors=True)
     make_json_tokenizers(corpus)
     make_models(corpus, arguments.t5)
     write(os.path.join(GOLDEN, "texts.json"), texts)

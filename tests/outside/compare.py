@@ -366,7 +366,7 @@ def check_tokenize(command, world, report):
     data = world.path("texts.jsonl")
     ref.write_jsonl(data, [{"text": t} for t in strings])
     for flags in ([], ["--plain"]):
-        got = [json.loads(x)["ids"] for x in command.run("tokenize", "--base", world.base_folder, "--data", data, *flags).splitlines()]
+        got = [json.loads(x)["ids"] for x in command.run("tokenize", "--base", world.base_folder, "--data", data, *flags).split("\n") if x]
         if len(got) != len(strings):
             raise RuntimeError(f"tokenize: {len(got)} lines for {len(strings)} texts")
         wrong = [(t, g, tokenizer.encode(t, bool(flags))) for t, g in zip(strings, got) if g != tokenizer.encode(t, bool(flags))]
@@ -376,7 +376,7 @@ def check_tokenize(command, world, report):
     ids = [tokenizer.encode(t, plain=True) for t in strings]
     data = world.path("ids.jsonl")
     ref.write_jsonl(data, [{"ids": i} for i in ids])
-    got = [json.loads(x)["text"] for x in command.run("tokenize", "--base", world.base_folder, "--data", data, "--decode").splitlines()]
+    got = [json.loads(x)["text"] for x in command.run("tokenize", "--base", world.base_folder, "--data", data, "--decode").split("\n") if x]
     wrong = [(i, g) for i, g in zip(ids, got) if g != tokenizer.decode(i)]
     for i, text in wrong[:5]:
         print(f"    {i}: got {text!r} want {tokenizer.decode(i)!r}")

@@ -39,7 +39,9 @@ World MakeWorld(const std::string& shape, MethodKind kind, int threads) {
   const TokenOptions options{.vocabulary = static_cast<int>(w.model->info().vocabulary),
                              .equal_length = !w.model->info().encoder_decoder,
                              .need_labels = true};
-  for (const TokenExample& e : *ReadTokenExamples(folder + "/data.jsonl", options)) {
+  const std::vector<TokenExample> examples =
+      ReadTokenExamples(folder + "/data.jsonl", options).value();
+  for (const TokenExample& e : examples) {
     w.lines.push_back(
         {{e.input_ids.begin(), e.input_ids.end()}, {e.labels.begin(), e.labels.end()}, 0});
   }

@@ -1,0 +1,293 @@
+// permafrost bench: optimizer steps on random weights of a published shape, and single matrix
+// products; JSON lines. Flags and keys are those of the PyTorch + PEFT program that it is compared
+// with.
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "command.h"
+#include "engine/check.h"
+#include "kernels/probe.h"
+#include "models/weight_source.h"
+#include "nlohmann/json.hpp"
+#include "peft/prompt_init.h"
+#include "peft/trainer.h"
+
+namespace permafrost {
+namespace {
+
+struct StepFlags {
+  std::string shape = "smollm2-135m", method = "lora", targets, lengths, precision = "bf16";
+  int64_t rank = 8, virtual_tokens = 100, batch_size = 16, tokens = 128, target_tokens = 8;
+  double labels = 1;
+  int threads = 1;
+  int64_t steps = 5, warmup = 1;
+  bool recompute = false;
+};
+
+nlohmann::json ShapeConfig(const std::string& shape) {
+  if (shape == "smollm2-135m") {
+    return {{"model_type", "llama"},
+            {"hidden_size", 576},
+            {"intermediate_size", 1536},
+            {"num_hidden_layers", 30},
+            {"num_attention_heads", 9},
+            {"num_key_value_heads", 3},
+            {"vocab_size", 49152},
+            {"rope_theta", 100000.0},
+            {"rms_norm_eps", 1e-5},
+            {"tie_word_embeddings", true},
+            {"max_position_embeddings", 8192}};
+  }
+  if (shape == "gpt2") {
+    return {{"model_type", "gpt2"}, {"n_embd", 768},       {"n_layer", 12},
+            {"n_head", 12},         {"vocab_size", 50257}, {"n_positions", 1024}};
+  }
+  const bool small = shape == "t5-small", gated = shape == "t5-v1_1-base";
+  return {{"model_type", "t5"},
+          {"d_model", small ? 512 : 768},
+          {"d_kv", 64},
+          {"d_ff", gated || small ? 2048 : 3072},
+          {"num_layers", small ? 6 : 12},
+          {"num_heads", small ? 8 : 12},
+          {"vocab_size", 32128},
+          {"feed_forward_proj", gated ? "gated-gelu" : "relu"},
+          {"tie_word_embeddings", true}};
+}
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+struct Usage {
+  double cpu;
+  int64_t faults, peak_rss;
+};
+Usage CurrentUsage() {
+  rusage u;
+  getrusage(RUSAGE_SELF, &u);
+  const auto seconds = [](timeval t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
+  return {seconds(u.ru_utime) + seconds(u.ru_stime), u.ru_minflt, u.ru_maxrss * 1024};
+}
+
+template <class T>
+T Median(std::vector<T> v) {
+  std::sort(v.begin(), v.end());
+  return v[v.size() / 2];
+}
+
+double Probe(const std::string& precision) {
+  return precision == "bf16" ? kernels::cpu::Bf16DotProbeGflops(0.3)
+                             : kernels::cpu::FmaProbeGflops(0.3);
+}
+
+std::vector<TokenLine> RandomLines(const StepFlags& f, const ModelInfo& info) {
+  Random random(1);
+  int64_t low = f.tokens, high = f.tokens;
+  if (!f.lengths.empty()) {
+    const std::vector<std::string> parts = absl::StrSplit(f.lengths, ':');
+    low = std::stoll(parts[0]);
+    high = std::stoll(parts[1]);
+  }
+  const auto id = [&] { return static_cast<int32_t>(5 + random.Below(info.vocabulary - 5)); };
+  std::vector<TokenLine> lines;
+  for (int64_t i = 0; i < f.batch_size; ++i) {
+    const int64_t length = low + random.Below(high - low + 1);
+    TokenLine line;
+    line.task = 0;
+    for (int64_t t = 0; t < length; ++t) line.input_ids.push_back(id());
+    if (info.encoder_decoder) {
+      for (int64_t t = 0; t < f.target_tokens; ++t) line.labels.push_back(id());
+    } else {
+      const int64_t first = static_cast<int64_t>(static_cast<double>(length) * (1 - f.labels));
+      for (int64_t t = 0; t < length; ++t) {
+        line.labels.push_back(t >= first ? line.input_ids[static_cast<size_t>(t)] : -100);
+      }
+    }
+    lines.push_back(std::move(line));
+  }
+  return lines;
+}
+
+// Multiply-adds times 2 of the frozen linears on the rows of one step: forward, and the gradient of
+// the input.
+double CountedGflop(const Model& model, const Batch& batch) {
+  double flop = 0;
+  const double encoder = static_cast<double>(batch.encoder.rows.count());
+  const double decoder = static_cast<double>(batch.decoder.rows.count());
+  const double outputs = static_cast<double>(batch.outputs.size());
+  for (const LinearPlace& p : model.linears()) {
+    const bool last = p.site.stack == Stack::kDecoder &&
+                      p.site.layer + 1 == model.info().decoder_layers &&
+                      p.site.sublayer == Sublayer::kFeedForward;
+    const bool from_encoder =
+        p.site.stack == Stack::kEncoder ||
+        (p.site.sublayer == Sublayer::kCrossAttention &&
+         (p.site.projection == Projection::kKey || p.site.projection == Projection::kValue));
+    const double rows = last ? outputs : from_encoder ? encoder : decoder;
+    flop += 4 * rows * static_cast<double>(p.inputs) * static_cast<double>(p.outputs);
+  }
+  flop += 4 * static_cast<double>(batch.target_labels.size()) *
+          static_cast<double>(model.info().vocabulary) * static_cast<double>(model.info().width);
+  return flop * 1e-9;
+}
+
+absl::Status RunStep(const StepFlags& f) {
+  Context c(f.threads, f.precision == "bf16" ? Precision::kBF16 : Precision::kF32);
+  c.recompute = f.recompute;
+  BaseFiles files{ShapeConfig(f.shape).dump(), "shape " + f.shape, RandomWeights(0, 0.02f)};
+  PERMAFROST_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, BuildModel(c, files));
+  AdapterConfig config;
+  config.kind = f.method == "lora"     ? MethodKind::kLora
+                : f.method == "prompt" ? MethodKind::kPrompt
+                                       : MethodKind::kFull;
+  config.virtual_tokens = f.virtual_tokens;
+  config.lora.rank = f.rank;
+  config.lora.alpha = 2 * static_cast<double>(f.rank);
+  config.lora.targets = f.targets.empty()
+                            ? DefaultLoraTargets(model->info().model_type)
+                            : std::vector<std::string>(absl::StrSplit(f.targets, ','));
+  Random random(1);
+  Tensor prompt = config.kind == MethodKind::kPrompt
+                      ? NormalPrompt(f.virtual_tokens, model->info().width, 0.02, random)
+                      : Tensor();
+  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter,
+                              CreateAdapter(config, 0, c, *model, random, std::move(prompt)));
+  Optimizer optimizer({.learning_rate = 1e-4}, adapter.method->parameters());
+  const std::vector<std::vector<TokenLine>> lines = {RandomLines(f, model->info())};
+  int64_t text_tokens = 0;
+  for (const TokenLine& line : lines[0]) text_tokens += static_cast<int64_t>(line.input_ids.size());
+  const Batch batch = MakeBatch(model->layout(*adapter.method), lines[0], Outputs::kLabelled);
+
+  const double probe_before = Probe(f.precision);
+  const Usage start = CurrentUsage();
+  std::vector<double> wall, cpu;
+  std::vector<int64_t> faults;
+  double loss = 0;
+  for (int64_t i = 0; i < f.warmup + f.steps; ++i) {
+    const Usage u = CurrentUsage();
+    const double t = Now();
+    c.step = static_cast<uint32_t>(i);
+    loss = AccumulateGradients(c, *model, *adapter.method, lines, 0).loss;
+    optimizer.Step(c, 1);
+    if (i < f.warmup) continue;
+    wall.push_back(Now() - t);
+    cpu.push_back(CurrentUsage().cpu - u.cpu);
+    faults.push_back(CurrentUsage().faults - u.faults);
+  }
+  const double probe = std::max(probe_before, Probe(f.precision));
+  nlohmann::ordered_json row = {{"peer", "permafrost"},
+                                {"shape", f.shape},
+                                {"method", f.method},
+                                {"precision", f.precision},
+                                {"batch_size", f.batch_size},
+                                {"tokens", f.tokens},
+                                {"threads", f.threads},
+                                {"text_tokens", text_tokens},
+                                {"trainable", adapter.method->parameters().count()},
+                                {"wall_median", Median(wall)},
+                                {"wall_min", *std::min_element(wall.begin(), wall.end())},
+                                {"cpu_median", Median(cpu)},
+                                {"cpu_min", *std::min_element(cpu.begin(), cpu.end())},
+                                {"minor_faults", Median(faults)},
+                                {"weights_mb", static_cast<double>(model->weight_bytes()) / 1e6},
+                                {"peak_rss_mb", static_cast<double>(CurrentUsage().peak_rss) / 1e6},
+                                {"rss_before_mb", static_cast<double>(start.peak_rss) / 1e6},
+                                {"loss", loss},
+                                {"probe_gflops", probe},
+                                {"model_gflop", CountedGflop(*model, batch)}};
+  for (int t = 0; t < kMemoryTags; ++t) {
+    const MemoryTag tag = static_cast<MemoryTag>(t);
+    row[absl::StrCat(MemoryTagName(tag), "_mb")] = static_cast<double>(MemoryOf(tag).peak) / 1e6;
+  }
+  std::printf("%s\n", row.dump().c_str());
+  return absl::OkStatus();
+}
+
+struct GemmFlags {
+  int64_t m = 2048, n = 576, k = 576;
+  std::string precision = "bf16", weights = "packed";
+  int threads = 1;
+};
+
+absl::Status RunGemm(const GemmFlags& f) {
+  Context c(f.threads, f.precision == "bf16" ? Precision::kBF16 : Precision::kF32);
+  Random random(1);
+  const Tensor w = NormalPrompt(f.n, f.k, 1, random);
+  const Var x(NormalPrompt(f.m, f.k, 1, random));
+  const Weight packed = Weight::FromF32(c, w, f.precision == "bf16" ? DType::kBF16 : DType::kF32);
+  const double flop =
+      2e-9 * static_cast<double>(f.m) * static_cast<double>(f.n) * static_cast<double>(f.k);
+  double best = 1e300, probe = Probe(f.precision) * f.threads;
+  const double end = Now() + 1;
+  while (Now() < end) {
+    const double t = Now();
+    Linear(c, x, packed);
+    best = std::min(best, Now() - t);
+  }
+  probe = std::max(probe, Probe(f.precision) * f.threads);
+  const nlohmann::ordered_json row = {{"m", f.m},
+                                      {"n", f.n},
+                                      {"k", f.k},
+                                      {"precision", f.precision},
+                                      {"weights", f.weights},
+                                      {"threads", f.threads},
+                                      {"gflops", flop / best},
+                                      {"probe_gflops", probe},
+                                      {"fraction", flop / best / probe}};
+  std::printf("%s\n", row.dump().c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddBench(Commands& commands) {
+  auto step = std::make_shared<StepFlags>();
+  auto gemm = std::make_shared<GemmFlags>();
+  auto chosen = std::make_shared<CLI::App*>(nullptr);
+  CLI::App* app = commands.Add("bench", "Benchmarks; JSON lines", [=] {
+    return *chosen != nullptr && (*chosen)->get_name() == "gemm" ? RunGemm(*gemm) : RunStep(*step);
+  });
+  app->require_subcommand(1);
+  CLI::App* s = app->add_subcommand("step", "optimizer steps on random weights of a shape");
+  s->callback([=] { *chosen = s; });
+  s->add_option("--shape", step->shape)
+      ->check(CLI::IsMember({"smollm2-135m", "gpt2", "t5-small", "t5-base", "t5-v1_1-base"}));
+  s->add_option("--method", step->method)->check(CLI::IsMember({"lora", "prompt", "full"}));
+  s->add_option("--rank", step->rank)->check(CLI::PositiveNumber);
+  s->add_option("--targets", step->targets);
+  s->add_option("--virtual-tokens", step->virtual_tokens)->check(CLI::PositiveNumber);
+  s->add_option("--batch-size", step->batch_size)->check(CLI::PositiveNumber);
+  s->add_option("--tokens", step->tokens)->check(CLI::PositiveNumber);
+  s->add_option("--target-tokens", step->target_tokens)->check(CLI::PositiveNumber);
+  s->add_option("--lengths", step->lengths, "LO:HI, drawn uniformly")
+      ->check([](const std::string& v) {
+        long long low = 0, high = 0;
+        char rest = 0;
+        const bool good = std::sscanf(v.c_str(), "%lld:%lld%c", &low, &high, &rest) == 2;
+        return good && low >= 1 && high >= low ? std::string() : "expected LO:HI, found " + v;
+      });
+  s->add_option("--labels", step->labels, "fraction of positions with a label")
+      ->check(CLI::Range(0.001, 1.0));
+  s->add_option("--precision", step->precision)->check(CLI::IsMember({"f32", "bf16"}));
+  s->add_option("--threads", step->threads)->check(CLI::Range(1, 1024));
+  s->add_option("--steps", step->steps)->check(CLI::PositiveNumber);
+  s->add_option("--warmup", step->warmup)->check(CLI::NonNegativeNumber);
+  s->add_flag("--recompute", step->recompute);
+  CLI::App* g = app->add_subcommand("gemm", "one product with a packed frozen weight");
+  g->callback([=] { *chosen = g; });
+  g->add_option("--m", gemm->m)->check(CLI::PositiveNumber);
+  g->add_option("--n", gemm->n)->check(CLI::PositiveNumber);
+  g->add_option("--k", gemm->k)->check(CLI::PositiveNumber);
+  g->add_option("--precision", gemm->precision)->check(CLI::IsMember({"f32", "bf16"}));
+  g->add_option("--weights", gemm->weights)->check(CLI::IsMember({"packed"}));
+  g->add_option("--threads", gemm->threads)->check(CLI::Range(1, 1024));
+}
+
+}  // namespace permafrost
