@@ -143,10 +143,16 @@ absl::Status ReadPrompt(const json& object, const JsonFields& config, AdapterCon
   }
   PERMAFROST_ASSIGN_OR_RETURN(const int64_t width,
                               SizeFieldOr(config, "token_dim", model.info().width));
-  if (width != model.info().width) {
-    return ConfigError(config, "token_dim", absl::StrCat(model.info().width, " of this base"),
-                       absl::StrCat(width, "; the adapter was made for another base"));
-  }
+  PERMAFROST_ASSIGN_OR_RETURN(const int64_t layers,
+                              SizeFieldOr(config, "num_layers", model.info().layers));
+  const auto require = [&](const char* field, int64_t expected, int64_t found) {
+    return expected == found
+               ? absl::OkStatus()
+               : ConfigError(config, field, absl::StrCat(expected, " of this base"),
+                             absl::StrCat(found, "; the adapter was made for another base"));
+  };
+  PERMAFROST_RETURN_IF_ERROR(require("token_dim", model.info().width, width));
+  PERMAFROST_RETURN_IF_ERROR(require("num_layers", model.info().layers, layers));
   return absl::OkStatus();
 }
 
@@ -157,6 +163,13 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const std::string& text, const 
   PERMAFROST_ASSIGN_OR_RETURN(const json object, ParseJson(text, source));
   const JsonFields config(object, source);
   PERMAFROST_ASSIGN_OR_RETURN(const std::string type, config.String("peft_type"));
+  const std::string own_task = model.info().encoder_decoder ? "SEQ_2_SEQ_LM" : "CAUSAL_LM";
+  const std::string other_task = model.info().encoder_decoder ? "CAUSAL_LM" : "SEQ_2_SEQ_LM";
+  PERMAFROST_ASSIGN_OR_RETURN(const std::string task, config.StringOr("task_type", own_task));
+  if (task == other_task) {
+    return ConfigError(config, "task_type", own_task + " for this base",
+                       task + "; the adapter was made for another base");
+  }
   AdapterConfig adapter;
   if (type == "PROMPT_TUNING" || type == "P_TUNING") {
     // A P-tuning file holds the finished table: it acts like a prompt.

@@ -104,8 +104,13 @@ absl::StatusOr<Adapter> LoadAdapter(const std::string& folder, int task, Context
   Tensor prompt = config.kind == MethodKind::kPrompt
                       ? Tensor({config.virtual_tokens * config.submodules, model.info().width})
                       : Tensor();
-  PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter,
-                              CreateAdapter(config, task, c, model, random, std::move(prompt)));
+  absl::StatusOr<Adapter> created =
+      CreateAdapter(config, task, c, model, random, std::move(prompt));
+  if (!created.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(config_path, ": ", std::string(created.status().message())));
+  }
+  Adapter adapter = *std::move(created);
   PERMAFROST_RETURN_IF_ERROR(ReadParameters(weights_path, *adapter.method));
   return adapter;
 }

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
+#include "io/file.h"
 #include "io/table.h"
 #include "io/tasks.h"
 
@@ -246,6 +247,10 @@ void AddDataFlags(CLI::App* app, DataFlags& flags) {
 
 absl::StatusOr<LoadedData> LoadData(const std::string& path, const DataFlags& flags, Labels labels,
                                     const Session& session, const AdapterSet& adapters) {
+  PERMAFROST_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": expected lines of data, found none"));
+  }
   PERMAFROST_ASSIGN_OR_RETURN(const bool tokens, IsTokenFile(path));
   return tokens ? LoadTokens(path, flags, labels, session, adapters)
                 : LoadTexts(path, flags, labels, session, adapters);

@@ -56,6 +56,11 @@ absl::Status ExpandConfig(std::vector<std::string>& arguments) {
   return absl::OkStatus();
 }
 
+bool UnknownCommand(const Commands& commands, const std::string& name) {
+  return std::none_of(commands.list.begin(), commands.list.end(),
+                      [&](const auto& entry) { return entry.first->get_name() == name; });
+}
+
 int Main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error to report, as a full disk is
@@ -75,6 +80,9 @@ int Main(int argc, char** argv) {
   AddTokenize(commands);
 
   std::vector<std::string> arguments(argv + 1, argv + argc);
+  if (!arguments.empty() && arguments[0][0] != '-' && UnknownCommand(commands, arguments[0])) {
+    return Fail("unknown command " + arguments[0] + "; see permafrost --help", 2);
+  }
   if (const absl::Status status = ExpandConfig(arguments); !status.ok()) {
     return Fail(std::string(status.message()), 1);
   }

@@ -17,6 +17,7 @@ using testing::AllOf;
 using testing::HasSubstr;
 
 constexpr char kLlama[] = PERMAFROST_GOLDEN "/models/llama-1";
+constexpr char kT5[] = PERMAFROST_GOLDEN "/models/t5-v1_0-1";
 constexpr char kGpt2[] = PERMAFROST_GOLDEN "/models/gpt2-1";
 
 struct Outcome {
@@ -154,7 +155,10 @@ TEST_F(BadInput, DataLines) {
 TEST_F(BadInput, Adapters) {
   const std::string data = GoodLines();
   const std::string adapter = PERMAFROST_GOLDEN "/models/llama-1/adapters/prompt";
-  ExpectError(RunCommand(Forward(kGpt2, data) + " --adapter " + adapter), 1, {"another base"});
+  ExpectError(RunCommand(Forward(kT5, data) + " --adapter " + adapter), 1, {"another base"});
+  const std::string lora = PERMAFROST_GOLDEN "/models/llama-1/adapters/lora";
+  ExpectError(RunCommand(Forward(kGpt2, data) + " --adapter " + lora), 1,
+              {"adapter_config.json", "q_proj", "c_attn"});
   ExpectError(RunCommand(Train(kLlama, data) + " --method lora --targets q_proj,nose_proj"), 2,
               {"--method"});
   ExpectError(
@@ -173,7 +177,8 @@ TEST_F(BadInput, OutputThatCannotBeWritten) {
                          " --method prompt --steps 1 --out " + out),
               1, {"file/folder"});
   // A full disk: no file may grow beyond 4 KiB.
-  ExpectError(RunCommand(Forward(kLlama, data), "ulimit -f 4; "), 1, {"out.safetensors"});
+  ExpectError(RunCommand(Forward(kLlama, std::string(kLlama) + "/data.jsonl"), "ulimit -f 4; "), 1,
+              {"out.safetensors"});
   EXPECT_FALSE(std::filesystem::exists(Path("out.safetensors")));
 }
 
