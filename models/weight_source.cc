@@ -75,8 +75,9 @@ class RandomSource : public WeightSource {
  public:
   RandomSource(uint64_t seed, float deviation) : seed_(seed), deviation_(deviation) {}
   std::vector<std::string> names() const override { return {}; }
-  std::optional<std::vector<int64_t>> ShapeOf(const std::string&) const override {
-    return std::vector<int64_t>{};  // any shape
+  std::optional<std::vector<int64_t>> ShapeOf(const std::string& name) const override {
+    if (name == "lm_head.weight") return std::nullopt;  // tied
+    return std::vector<int64_t>{};                      // any shape
   }
   absl::Status Read(const std::string& name, int64_t first, absl::Span<float> out) const override {
     const bool is_norm = absl::StrContains(name, "norm") || absl::StrContains(name, "ln_");
