@@ -24,7 +24,7 @@ struct AdapterConfig {
 
 struct Adapter {
   AdapterConfig config;
-  std::unique_ptr<Method> method;
+  std::shared_ptr<Method> method;  // shared with the AdapterSet that runs it
 };
 
 // A fresh method; a prompt's table [submodules * P, D] is given.

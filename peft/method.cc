@@ -15,7 +15,7 @@ std::vector<TaskSpan> Method::Own(absl::Span<const TaskSpan> spans) const {
   return own;
 }
 
-void AdapterSet::Add(std::string name, std::unique_ptr<Method> method) {
+void AdapterSet::Add(std::string name, std::shared_ptr<Method> method) {
   names_.push_back(std::move(name));
   methods_.push_back(std::move(method));
 }

@@ -40,7 +40,7 @@ class Method : public Hooks {
 // Several methods side by side, each on its own task: the hooks of a batch that mixes adapters.
 class AdapterSet : public Hooks {
  public:
-  void Add(std::string name, std::unique_ptr<Method> method);
+  void Add(std::string name, std::shared_ptr<Method> method);
   // The task number of an adapter name; "" is the only adapter, or the bare base if there are
   // several or none. Error: an unknown name (lists what is loaded).
   absl::StatusOr<int> TaskOf(const std::string& name) const;
@@ -55,7 +55,7 @@ class AdapterSet : public Hooks {
 
  private:
   std::vector<std::string> names_;
-  std::vector<std::unique_ptr<Method>> methods_;
+  std::vector<std::shared_ptr<Method>> methods_;
 };
 
 }  // namespace permafrost

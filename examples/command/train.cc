@@ -221,94 +221,84 @@ absl::Status RunTrain(TrainFlags f) {
   session.context->recompute = f.recompute;
   PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(f, session));
   AdapterSet hooks;
-  hooks.Add("", std::move(adapter.method));
-  adapter.method.reset();
-  // The set owns the method; the adapter lends it for saving.
-  adapter.method = std::unique_ptr<Method>(hooks.method(0));
-  const auto give_back = [&] { (void)adapter.method.release(); };
+  hooks.Add("", adapter.method);
 
-  const auto run = [&]() -> absl::Status {
-    PERMAFROST_ASSIGN_OR_RETURN(const LoadedData data,
-                                LoadData(f.data_path, f.data, Labels::kRequired, session, hooks));
-    int64_t labelled = 0;
-    for (const TokenLine& line : data.lines) {
-      for (int32_t label : line.labels) labelled += label != kIgnoredLabel;
-    }
-    if (labelled == 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          f.data_path, ": no labelled token: expected at least one label other than -100"));
-    }
-    EvaluationSet evaluation;
-    if (!f.eval_path.empty()) {
-      PERMAFROST_ASSIGN_OR_RETURN(const LoadedData eval,
-                                  LoadData(f.eval_path, f.data, Labels::kRequired, session, hooks));
-      evaluation = MakeEvaluationSet(eval,
-                                     f.score == "mean"    ? Score::kMean
-                                     : f.score == "first" ? Score::kFirst
-                                                          : Score::kSum,
-                                     f.eval_batch_size);
-    }
-    PERMAFROST_ASSIGN_OR_RETURN(const std::string data_hash, FileHash(f.data_path));
-    const nlohmann::json settings = Settings(f, *session.model, data_hash);
+  PERMAFROST_ASSIGN_OR_RETURN(const LoadedData data,
+                              LoadData(f.data_path, f.data, Labels::kRequired, session, hooks));
+  int64_t labelled = 0;
+  for (const TokenLine& line : data.lines) {
+    for (int32_t label : line.labels) labelled += label != kIgnoredLabel;
+  }
+  if (labelled == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        f.data_path, ": no labelled token: expected at least one label other than -100"));
+  }
+  EvaluationSet evaluation;
+  if (!f.eval_path.empty()) {
+    PERMAFROST_ASSIGN_OR_RETURN(const LoadedData eval,
+                                LoadData(f.eval_path, f.data, Labels::kRequired, session, hooks));
+    evaluation = MakeEvaluationSet(eval,
+                                   f.score == "mean"    ? Score::kMean
+                                   : f.score == "first" ? Score::kFirst
+                                                        : Score::kSum,
+                                   f.eval_batch_size);
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(const std::string data_hash, FileHash(f.data_path));
+  const nlohmann::json settings = Settings(f, *session.model, data_hash);
 
-    TrainOptions options;
-    options.out = f.out;
-    options.steps = f.steps;
-    options.epochs = f.epochs;
-    options.batch_size = f.batch_size;
-    options.accumulate = f.accumulate;
-    options.optimizer = OptimizerOf(f, adapter.config.kind);
-    options.schedule = {ScheduleOf(f.schedule), f.warmup, 0};
-    options.shuffle = f.order == "shuffle";
-    options.seed = static_cast<uint64_t>(f.seed);
-    options.z_loss = static_cast<float>(f.z_loss);
-    options.log_every = f.log_every;
-    options.evaluate_every = f.eval_every;
-    options.checkpoint_every = f.checkpoint_every;
-    options.patience = f.patience;
-    options.resume = f.resume;
-    options.settings = settings.dump();
+  TrainOptions options;
+  options.out = f.out;
+  options.steps = f.steps;
+  options.epochs = f.epochs;
+  options.batch_size = f.batch_size;
+  options.accumulate = f.accumulate;
+  options.optimizer = OptimizerOf(f, adapter.config.kind);
+  options.schedule = {ScheduleOf(f.schedule), f.warmup, 0};
+  options.shuffle = f.order == "shuffle";
+  options.seed = static_cast<uint64_t>(f.seed);
+  options.z_loss = static_cast<float>(f.z_loss);
+  options.log_every = f.log_every;
+  options.evaluate_every = f.eval_every;
+  options.checkpoint_every = f.checkpoint_every;
+  options.patience = f.patience;
+  options.resume = f.resume;
+  options.settings = settings.dump();
 
-    TrainEvents events;
-    events.interrupt = &interrupt;
-    std::signal(SIGINT, [](int) { interrupt = true; });
-    std::signal(SIGTERM, [](int) { interrupt = true; });
-    if (!f.quiet) {
-      Say(absl::StrFormat("training %d parameters of %s on %d lines; base %d parameters, frozen",
-                          hooks.method(0)->parameters().count(), f.method, data.lines.size(),
-                          session.model->parameter_count()));
-      Say(absl::StrCat("settings: ", settings.dump()));
-      if (StderrIsTerminal()) events.on_step = ShowProgress;
-      events.on_evaluation = [](int64_t step, const Evaluation& e) {
-        Say(absl::StrCat("step ", step, ": ", DescribeEvaluation(e)));
-      };
-    }
-    PERMAFROST_ASSIGN_OR_RETURN(
-        const TrainResult result,
-        Train(*session.context, *session.model, adapter, hooks, data.lines,
-              f.eval_path.empty() ? nullptr : &evaluation, options, events));
-    nlohmann::json record = settings;
-    record["base"] = f.base.base;
-    record["data"] = f.data_path;
-    record["threads"] = session.context->pool.threads();
-    record["version"] = "0.1.0";
-    record["peft_format"] = "0.21.2";
-    record["steps_done"] = result.steps;
-    PERMAFROST_RETURN_IF_ERROR(WriteFileAtomically(f.out + "/run.json", record.dump(2) + "\n"));
-    if (result.interrupted) {
-      return absl::CancelledError(
-          absl::StrCat("interrupted after step ", result.steps, "; the checkpoint in ", f.out,
-                       "/checkpoint is complete: run the same command with --resume to go on"));
-    }
-    if (!f.quiet) {
-      Say(absl::StrFormat("done: %d steps, last loss %.4f; adapter in %s%s", result.steps,
-                          result.last_loss, f.out, result.stopped_early ? " (stopped early)" : ""));
-    }
-    return absl::OkStatus();
-  };
-  const absl::Status status = run();
-  give_back();
-  return status;
+  TrainEvents events;
+  events.interrupt = &interrupt;
+  std::signal(SIGINT, [](int) { interrupt = true; });
+  std::signal(SIGTERM, [](int) { interrupt = true; });
+  if (!f.quiet) {
+    Say(absl::StrFormat("training %d parameters of %s on %d lines; base %d parameters, frozen",
+                        hooks.method(0)->parameters().count(), f.method, data.lines.size(),
+                        session.model->parameter_count()));
+    Say(absl::StrCat("settings: ", settings.dump()));
+    if (StderrIsTerminal()) events.on_step = ShowProgress;
+    events.on_evaluation = [](int64_t step, const Evaluation& e) {
+      Say(absl::StrCat("step ", step, ": ", DescribeEvaluation(e)));
+    };
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(const TrainResult result,
+                              Train(*session.context, *session.model, adapter, hooks, data.lines,
+                                    f.eval_path.empty() ? nullptr : &evaluation, options, events));
+  nlohmann::json record = settings;
+  record["base"] = f.base.base;
+  record["data"] = f.data_path;
+  record["threads"] = session.context->pool.threads();
+  record["version"] = "0.1.0";
+  record["peft_format"] = "0.21.2";
+  record["steps_done"] = result.steps;
+  PERMAFROST_RETURN_IF_ERROR(WriteFileAtomically(f.out + "/run.json", record.dump(2) + "\n"));
+  if (result.interrupted) {
+    return absl::CancelledError(
+        absl::StrCat("interrupted after step ", result.steps, "; the checkpoint in ", f.out,
+                     "/checkpoint is complete: run the same command with --resume to go on"));
+  }
+  if (!f.quiet) {
+    Say(absl::StrFormat("done: %d steps, last loss %.4f; adapter in %s%s", result.steps,
+                        result.last_loss, f.out, result.stopped_early ? " (stopped early)" : ""));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ class GenerateTest : public ::testing::TestWithParam<const char*> {
     golden_ = json->at("generate");
   }
 
-  std::unique_ptr<Method> LoadMethod(const std::string& kind) {
+  std::shared_ptr<Method> LoadMethod(const std::string& kind) {
     auto adapter = LoadAdapter(folder_ + "/adapters/" + kind, 0, c_, *model_);
     EXPECT_TRUE(adapter.ok()) << adapter.status();
     return adapter.ok() ? std::move(adapter->method) : nullptr;
@@ -75,7 +75,7 @@ TEST_P(GenerateTest, AgreesWithTransformers) {
   const auto prompts = golden_.at("prompts").get<std::vector<Ids>>();
   for (const std::string kind : {"none", "prompt", "lora"}) {
     Hooks plain;
-    std::unique_ptr<Method> method;
+    std::shared_ptr<Method> method;
     if (kind != "none") {
       method = LoadMethod(kind);
       ASSERT_NE(method, nullptr);
@@ -137,7 +137,7 @@ TEST_P(GenerateTest, CachedLogitsAreThoseOfAFullForward) {
 }
 
 TEST_P(GenerateTest, CachedLogitsWithVirtualTokens) {
-  const std::unique_ptr<Method> prompt = LoadMethod("prompt");
+  const std::shared_ptr<Method> prompt = LoadMethod("prompt");
   ASSERT_NE(prompt, nullptr);
   CompareWithFull(*prompt, 0, {5, 9, 77, 9, 31});
   if (!model_->info().encoder_decoder) CompareWithFull(*prompt, 0, {});

@@ -16,7 +16,7 @@ class GoldenAdapterTest : public testing::TestWithParam<std::string> {
     EXPECT_TRUE(model.ok()) << model.status();
     model_ = std::move(*model);
   }
-  std::unique_ptr<Method> Load(const std::string& kind) {
+  std::shared_ptr<Method> Load(const std::string& kind) {
     auto adapter = LoadAdapter(golden_.adapter(kind), kTask, c_, *model_);
     EXPECT_TRUE(adapter.ok()) << adapter.status();
     return std::move(adapter->method);
