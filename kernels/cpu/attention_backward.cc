@@ -114,6 +114,20 @@ HWY_INLINE void PackQueryRows(const AttentionBackwardArgs& args, const LogicalRo
   }
 }
 
+// A row that sees one key has no gradient through its probability of 1: delta is made that key's
+// dp in every bit, as rounding noise is all that Adam would see of its query and key.
+HWY_INLINE void MatchLoneKey(const AttentionBackwardArgs& args, const LogicalRows& block,
+                             int64_t rows, int64_t tile_begin, BackwardScratch& scratch) {
+  const KeyList& keys = scratch.keys;
+  const int64_t column = keys.lowest - tile_begin;
+  if (column < 0 || column >= kKeyBlock) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    if (keys.count == 1 || (args.causal && block.Position(r) < keys.second)) {
+      scratch.delta[r] = scratch.ds[r * kKeyBlock + column];
+    }
+  }
+}
+
 // Gradients of the block's first `rows` rows: dq complete, dk and dv of the scratch added to. More
 // rows of the item follow if there are `left` > rows.
 void BackwardRows(const AttentionBackwardArgs& args, const LogicalRows& block, int64_t rows,
@@ -131,6 +145,7 @@ void BackwardRows(const AttentionBackwardArgs& args, const LogicalRows& block, i
                    scratch.p);
     MultiplyPanels(scratch.dout, padded, rows, scratch.packed_v, args.head_size, begin, tile.count,
                    scratch.ds);
+    MatchLoneKey(args, block, rows, begin, scratch);
     const auto softmax =
         args.bias != nullptr
             ? (tile.masked ? &SoftmaxBackwardTile<true, true> : &SoftmaxBackwardTile<false, true>)

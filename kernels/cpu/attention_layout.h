@@ -74,6 +74,8 @@ struct KeyList {
   int32_t* position;  // relative to the segment's first query row; kNoPosition behind the last
   int32_t* tile_max;  // largest position of each tile of kKeyBlock keys
   bool* tile_run;     // whether a tile's positions are consecutive
+  int64_t lowest;     // the key of the smallest position
+  int32_t second;     // smallest position of the others; queries before it see `lowest` at most
 
   void Take(Arena& arena, int64_t max_keys) {
     row = arena.Take<int64_t>(max_keys);
@@ -104,6 +106,12 @@ struct KeyList {
       tile_run[t / kKeyBlock] = run;
     }
     std::fill(position + count, position + RoundUp(count, kKeyBlock), kNoPosition);
+    lowest = 0;
+    second = kNoPosition;
+    for (int64_t j = 1; j < count; ++j) {
+      second = std::min(second, std::max(position[j], position[lowest]));
+      if (position[j] < position[lowest]) lowest = j;
+    }
   }
 };
 

@@ -255,6 +255,35 @@ TEST(AttentionTest, NaNOfANamedRowShows) {
   cpu::SetSimdLevel(cpu::AvailableSimdLevels().front());
 }
 
+// A probability of 1 has no gradient, not even rounding noise: Adam would make steps of it.
+TEST(AttentionTest, OneVisibleKeyGetsExactZeros) {
+  AttentionProblem p;
+  p.heads = 4, p.key_heads = 2, p.head_size = 23, p.causal = true, p.bias_distance = 3;
+  p.Add(1, 0, {{1, 1, 0}});
+  p.Add(9, 7, {{3, 1, 0}});
+  p.Add(120, 0, {{5, 120, 0}});
+  p.Add(1, 100, {{126, 99, 101}, {226, 1, 4}});
+  for (const std::string& level : cpu::AvailableSimdLevels()) {
+    SCOPED_TRACE(level);
+    ASSERT_TRUE(cpu::SetSimdLevel(level));
+    AttentionData<float> data = MakeData(p, 21);
+    RunForward(p, data);
+    RunBackward(BackwardArgs(p, data));
+    const auto largest = [](const std::vector<float>& x, int64_t row, int64_t stride) {
+      float most = 0;
+      for (int64_t c = 0; c < stride; ++c) most = std::max(most, std::abs(x[row * stride + c]));
+      return most;
+    };
+    for (const QuerySegment& s : p.segments) {
+      EXPECT_EQ(largest(data.dq, s.begin, p.QueryStride()), 0) << s.begin;
+    }
+    EXPECT_NE(largest(data.dq, p.segments[2].begin + 1, p.QueryStride()), 0);
+    for (int64_t key : {1, 3, 226}) EXPECT_EQ(largest(data.dk, key, p.KeyStride()), 0) << key;
+    EXPECT_NE(largest(data.dk, 5, p.KeyStride()), 0);
+  }
+  cpu::SetSimdLevel(cpu::AvailableSimdLevels().front());
+}
+
 TEST(AttentionTest, RandomForests) {
   for (uint32_t seed = 100; seed < 140; ++seed) {
     SCOPED_TRACE(seed);
