@@ -157,7 +157,7 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
       temporary_path_(std::exchange(other.temporary_path_, std::string())),
       descriptor_(std::exchange(other.descriptor_, -1)),
       buffer_(std::move(other.buffer_)),
-      status_(other.status_) {}
+      status_(std::move(other.status_)) {}
 
 AtomicFile& AtomicFile::operator=(AtomicFile&& other) noexcept {
   std::swap(path_, other.path_);

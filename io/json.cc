@@ -6,12 +6,22 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "io/file.h"
 #include "io/json_sax.h"
 #include "nlohmann/json.hpp"
 
 namespace permafrost {
 namespace json_internal {
+namespace {
+
+// Control characters and bytes beyond ASCII escaped; quotes stay as they are.
+std::string OneLine(std::string_view text) {
+  return absl::StrReplaceAll(absl::CHexEscape(std::string(text)),
+                             {{"\\'", "'"}, {"\\\"", "\""}, {"\\\\", "\\"}});
+}
+
+}  // namespace
 
 absl::Status JsonError(std::string_view source, std::string_view text, size_t byte,
                        std::string_view message) {
@@ -22,7 +32,7 @@ absl::Status JsonError(std::string_view source, std::string_view text, size_t by
   }
   return absl::InvalidArgumentError(absl::StrCat(std::string(source), ": JSON error in line ", line,
                                                  ", column ", column, " (byte ", byte,
-                                                 "): ", absl::CHexEscape(std::string(message))));
+                                                 "): ", OneLine(message)));
 }
 
 std::string CleanParserMessage(std::string_view what) {

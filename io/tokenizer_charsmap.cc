@@ -12,6 +12,8 @@ uint32_t Value(uint32_t unit) { return unit & 0x7FFFFFFF; }
 uint32_t Label(uint32_t unit) { return unit & 0x800000FF; }
 uint32_t Offset(uint32_t unit) { return (unit >> 10) << ((unit & 0x200) >> 6); }
 
+bool IsContinuation(char byte) { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; }
+
 uint32_t ReadU32(std::string_view bytes, size_t pos) {
   uint32_t value = 0;
   for (size_t i = 4; i-- > 0;) value = value << 8 | static_cast<unsigned char>(bytes[pos + i]);
@@ -62,6 +64,7 @@ CharsMap::Match CharsMap::Find(std::string_view text, bool first) const {
     node ^= Offset(unit);
     if (node >= units_.size()) break;
     if (!HasLeaf(unit)) continue;
+    if (i + 1 < text.size() && IsContinuation(text[i + 1])) continue;  // half a character
     const size_t start = Value(units_[node]);
     if (start >= pool_.size()) break;
     const std::string_view replacement(pool_.c_str() + start);

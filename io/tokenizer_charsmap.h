@@ -24,8 +24,9 @@ class CharsMap {
   // nothing.
   static absl::StatusOr<CharsMap> Parse(std::string_view bytes);
 
+  // At the start of `text`, which is UTF-8.
   struct Match {
-    size_t length = 0;  // bytes of the text; 0 if nothing matches
+    size_t length = 0;  // bytes of the text, whole characters; 0 if nothing matches
     std::string_view replacement;
   };
   Match Shortest(std::string_view text) const { return Find(text, true); }

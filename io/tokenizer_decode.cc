@@ -48,7 +48,7 @@ int FallbackByte(std::string_view token) {
   return value;
 }
 
-std::string CleanUp(std::string text) {
+std::string CleanUp(const std::string& text) {
   return absl::StrReplaceAll(text, {{" .", "."},
                                     {" ?", "?"},
                                     {" !", "!"},
@@ -145,7 +145,7 @@ struct Decoder {
           token.insert(token.begin(), ' ');
         }
       }
-      out.push_back(d.cleanup ? CleanUp(std::move(token)) : std::move(token));
+      out.push_back(d.cleanup ? CleanUp(token) : std::move(token));
     }
     return out;
   }

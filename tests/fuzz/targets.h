@@ -1,8 +1,8 @@
 // What the fuzzers run: each function takes any bytes and must return without crashing, reading out
 // of bounds, hanging or using memory out of proportion. Whatever a reader accepts is read fully.
 //
-// Each NAME_fuzz.cc here is a libFuzzer target of one function:
-//   clang++ -std=c++20 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/NAME_fuzz.cc <library>
+// Each NAME_fuzz.cc here is a libFuzzer program of one function, built by the preset asan:
+//   build/asan/tests/NAME_fuzz -max_total_time=60 -rss_limit_mb=2048 FOLDER_OF_INPUTS
 // fuzz_smoke_test.cc runs all of them for a moment in the normal test run.
 
 #ifndef PERMAFROST_TESTS_FUZZ_TARGETS_H_

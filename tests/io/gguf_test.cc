@@ -162,7 +162,7 @@ TEST(Gguf, GettersNameKeyExpectedAndFound) {
 
 TEST(Gguf, ReadsStories260K) {
   absl::StatusOr<GgufFile> file =
-      GgufFile::Open(PERMAFROST_SOURCE_DIR "/examples/data/stories260k/stories260K.gguf");
+      GgufFile::Open(PERMAFROST_SOURCE_DIR "/tests/data/stories260k/stories260K.gguf");
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_EQ(file->tensors().size(), 48u);
   EXPECT_EQ(*file->String("general.architecture"), "llama");

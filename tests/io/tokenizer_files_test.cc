@@ -2,6 +2,7 @@
 // damaged file does harm.
 
 #include <algorithm>
+#include <cstdint>
 #include <random>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "io/json.h"
 #include "io/tokenizer.h"
+#include "io/tokenizer_charsmap.h"
 #include "nlohmann/json.hpp"
 #include "tests/io/test_files.h"
 
@@ -162,6 +164,26 @@ TEST(TokenizerFilesTest, AVocabularyWithoutAnUnknownTokenSaysSo) {
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_FALSE((*tokenizer)->Encode("ab", Special::kNone).ok());
   EXPECT_TRUE((*tokenizer)->Encode("aa", Special::kNone).ok());
+}
+
+// A match that ends inside a character would leave a text that is not UTF-8.
+TEST(TokenizerFilesTest, ACharacterMapNeverSplitsACharacter) {
+  constexpr size_t kRootOffset = 256, kLead = 0xC3;
+  std::vector<uint32_t> units(512, 0);
+  units[0] = kRootOffset << 10;
+  units[kRootOffset ^ kLead] = kLead | 1 << 8 | 1 << 10;  // a leaf, whose value is one unit away
+  std::string bytes;
+  const auto put = [&](uint32_t value) {
+    for (int shift = 0; shift < 32; shift += 8) bytes.push_back(static_cast<char>(value >> shift));
+  };
+  put(static_cast<uint32_t>(4 * units.size()));
+  for (const uint32_t unit : units) put(unit);
+  bytes += std::string("x\0", 2);
+  const auto map = CharsMap::Parse(bytes);
+  ASSERT_TRUE(map.ok()) << map.status();
+  EXPECT_EQ(map->Longest("\xC3").length, 1u);  // the key is there
+  EXPECT_EQ(map->Longest("\xC3\xA9").length, 0u);
+  EXPECT_EQ(map->Shortest("\xC3\xA9").length, 0u);
 }
 
 // Flips, cuts and inserts bytes; a file that still loads must still work.
