@@ -99,7 +99,8 @@ int64_t Tape::saved_bytes() const {
   int64_t bytes = 0;
   for (const Node& node : nodes_) {
     for (const Tensor& t : node.saved.tensors()) {
-      if (t && seen.insert(t.raw()).second) bytes += static_cast<int64_t>(t.bytes());
+      if (!t || t.tag() == MemoryTag::kWeight) continue;
+      if (seen.insert(t.raw()).second) bytes += static_cast<int64_t>(t.bytes());
     }
   }
   return bytes;
@@ -144,17 +145,18 @@ Var Checkpoint(Context& c, const Var& x, std::function<Var(Context&, const Var&)
   c.tape.mode = TapeMode::kRecord;
   if (!y.needs_grad()) return y;  // nothing trainable inside or below
   Saved saved;
-  saved.Keep(x.value());
+  saved.KeepActivation(c, x.value());
   auto backward = [f = std::move(f)](Context& ctx, const Saved& s, const Tensor& dy, GradSink& g) {
     const size_t first = ctx.tape.nodes().size();
+    const Tensor kept = s.Get(ctx, 0);
     std::shared_ptr<GradSlot> slot;
     if (g.Needs(0)) {
       slot = std::make_shared<GradSlot>();
-      slot->shape = s.tensors()[0].shape();
+      slot->shape = kept.shape();
     }
     const TapeMode mode = ctx.tape.mode;
     ctx.tape.mode = TapeMode::kRecord;
-    Var again = f(ctx, Var(s.tensors()[0], slot));
+    Var again = f(ctx, Var(kept, slot));
     ctx.tape.mode = mode;
     again.slot()->grad = dy;
     ctx.tape.Backward(ctx, first);

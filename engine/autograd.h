@@ -118,7 +118,8 @@ class Tape {
   void Backward(Context& c, size_t first = 0);
   void Clear();
 
-  // Bytes of distinct tensors kept by the nodes.
+  // Bytes of the distinct tensors that the nodes keep. Weights and parameters, which live without
+  // the tape as well, do not count.
   int64_t saved_bytes() const;
 
   // The bf16 copy of `t`, made once for all nodes that keep it.

@@ -12,6 +12,10 @@ namespace permafrost {
 // take bf16 inputs with f32 sums, and activations kept for the backward pass are bf16.
 enum class Precision { kF32, kBF16 };
 
+// What the backward pass computes again from its kept input instead of keeping: nothing; each
+// attention's norm, queries, keys, values and heads; or whole layers.
+enum class Recompute { kNone, kAttention, kLayers };
+
 struct Context {
   explicit Context(int threads = 1, Precision p = Precision::kF32) : pool(threads), precision(p) {}
 
@@ -20,8 +24,7 @@ struct Context {
   ThreadPool pool;
   Precision precision;
   Tape tape;
-  // Recompute each layer's activations in the backward pass instead of keeping them.
-  bool recompute = false;
+  Recompute recompute = Recompute::kNone;
   // Dropout acts only in training; its masks are functions of (seed, step, place, row, column).
   bool training = false;
   uint64_t seed = 0;

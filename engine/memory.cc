@@ -100,8 +100,8 @@ class Pool {
     void* raw =
         mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     PERMAFROST_CHECK(raw != MAP_FAILED) << "out of memory: the system refused " << size << " bytes";
-    std::byte* start =
-        reinterpret_cast<std::byte*>(RoundUp(reinterpret_cast<uintptr_t>(raw), kHugePage));
+    const auto address = reinterpret_cast<uintptr_t>(raw);
+    std::byte* start = static_cast<std::byte*>(raw) + (RoundUp(address, kHugePage) - address);
     madvise(start, size, MADV_HUGEPAGE);
     ++statistics_.requests;
     statistics_.bytes += static_cast<int64_t>(size);
@@ -172,6 +172,12 @@ PoolStatistics MemoryPoolStatistics() { return ThePool().statistics(); }
 void Storage::Renew() {
   static std::atomic<uint64_t> next_id{1};
   id_ = next_id.fetch_add(1);
+}
+
+void Storage::Retag(MemoryTag tag) {
+  Count(tag_, -static_cast<int64_t>(bytes_));
+  tag_ = tag;
+  Count(tag_, static_cast<int64_t>(bytes_));
 }
 
 Storage::Storage(size_t bytes, MemoryTag tag) : bytes_(bytes), tag_(tag) {

@@ -40,6 +40,9 @@ class Storage {
 
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
+  MemoryTag tag() const { return tag_; }
+  // Counts these bytes under another purpose from now on.
+  void Retag(MemoryTag tag);
   // Names the contents: never reused by another storage, and new after Renew.
   uint64_t id() const { return id_; }
   // The contents are about to be overwritten: copies made under the old id no longer stand for

@@ -28,7 +28,7 @@ Var MatMulTransposed(Context& c, const Var& x, const Var& w);
 Var AddBias(Context& c, Var y, const Var& bias);
 
 // y += scale * dropout(x) A^T B^T on the rows of `spans` (LoRA, Hu et al. 2021, eq. 3). A [r, D], B
-// [N, r]. Saves x on those rows and the r-wide product. `place` identifies the dropout mask.
+// [N, r]. Saves x, and the r-wide product of those rows. `place` identifies the dropout mask.
 struct LowRank {
   float scale = 1;
   float dropout = 0;

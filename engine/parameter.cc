@@ -7,6 +7,7 @@
 namespace permafrost {
 
 Parameter::Parameter(std::string name, Tensor value) : name_(std::move(name)) {
+  value.Retag(MemoryTag::kWeight);
   auto slot = std::make_shared<GradSlot>();
   slot->shape = value.shape();
   slot->leaf = true;

@@ -9,7 +9,8 @@
 
 namespace permafrost {
 
-// A leaf of the graph. `name` is the tensor's name in the adapter file.
+// A leaf of the graph; its memory counts as weight. `name` is the tensor's name in the adapter
+// file.
 class Parameter {
  public:
   Parameter(std::string name, Tensor value);

@@ -24,6 +24,7 @@ double Random::Normal() {
 
 int64_t Random::Below(int64_t limit) {
   PERMAFROST_CHECK(limit >= 1) << "Random::Below: limit " << limit;
+  // NOLINTNEXTLINE(modernize-use-using): __extension__ goes with typedef only.
   __extension__ typedef unsigned __int128 Wide;
   const Wide wide = (uint64_t{Word()} << 32) | Word();
   return static_cast<int64_t>((wide * static_cast<uint64_t>(limit)) >> 64);

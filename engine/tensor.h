@@ -60,6 +60,9 @@ class Tensor {
   bool unique() const { return storage_.use_count() == 1; }
   // Names the contents of the whole storage (Storage::id).
   uint64_t storage_id() const { return storage_ == nullptr ? 0 : storage_->id(); }
+  // What the memory is counted as; there must be memory.
+  MemoryTag tag() const { return storage_->tag(); }
+  void Retag(MemoryTag tag) const { storage_->Retag(tag); }
   // `t` itself if nothing else holds it, else a copy: what an op may overwrite in place.
   static Tensor Overwritable(Tensor t);
 

@@ -6,7 +6,7 @@ namespace permafrost {
 namespace {
 
 // Polls before a waiting thread sleeps: kernels follow each other within microseconds.
-constexpr int kSpins = 20000;
+constexpr int kSpins = 4000;
 
 void Pause() {
 #if defined(__x86_64__)

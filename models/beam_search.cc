@@ -23,6 +23,7 @@ struct Beam {
 // The `count` best by score, earlier ones first on ties.
 std::vector<Beam> Best(const std::vector<Beam>& beams, int count) {
   std::vector<float> scores;
+  scores.reserve(beams.size());
   for (const Beam& b : beams) scores.push_back(b.score);
   std::vector<Beam> best;
   for (const int32_t i : TopIndices(scores, count)) best.push_back(beams[static_cast<size_t>(i)]);

@@ -34,16 +34,21 @@ absl::Status RequireBool(const JsonFields& config, const std::string& field, boo
   return absl::OkStatus();
 }
 
-absl::Status ReadTokenIds(const nlohmann::json& json, const JsonFields& config, ModelInfo& info) {
-  if (const nlohmann::json* eos = config.Find("eos_token_id"); eos != nullptr) {
-    if (eos->is_array()) {
-      PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, config.IntList("eos_token_id"));
-      info.end_tokens.assign(ids.begin(), ids.end());
-    } else {
-      PERMAFROST_ASSIGN_OR_RETURN(const int64_t id, config.Int("eos_token_id"));
-      info.end_tokens = {static_cast<int32_t>(id)};
-    }
+absl::Status ReadEndTokens(const JsonFields& config, ModelInfo& info) {
+  const nlohmann::json* eos = config.Find("eos_token_id");
+  if (eos == nullptr) return absl::OkStatus();
+  std::vector<int64_t> ids(1);
+  if (eos->is_array()) {
+    PERMAFROST_ASSIGN_OR_RETURN(ids, config.IntList("eos_token_id"));
+  } else {
+    PERMAFROST_ASSIGN_OR_RETURN(ids[0], config.Int("eos_token_id"));
   }
+  info.end_tokens.assign(ids.begin(), ids.end());
+  return absl::OkStatus();
+}
+
+absl::Status ReadTokenIds(const nlohmann::json& json, const JsonFields& config, ModelInfo& info) {
+  PERMAFROST_RETURN_IF_ERROR(ReadEndTokens(config, info));
   PERMAFROST_ASSIGN_OR_RETURN(const int64_t pad, config.IntOr("pad_token_id", 0));
   info.pad = static_cast<int32_t>(pad);
   PERMAFROST_ASSIGN_OR_RETURN(const int64_t start, config.IntOr("decoder_start_token_id", pad));

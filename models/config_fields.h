@@ -19,7 +19,9 @@ absl::StatusOr<int64_t> SizeFieldOr(const JsonFields& config, const std::string&
 // An error unless the field is absent, null or `required`.
 absl::Status RequireBool(const JsonFields& config, const std::string& field, bool required);
 
-// bos, eos (an integer or a list), pad, decoder_start into `info`.
+// eos_token_id, an integer or a list, into `info`; absent or null changes nothing.
+absl::Status ReadEndTokens(const JsonFields& config, ModelInfo& info);
+// eos, pad, decoder_start into `info`.
 absl::Status ReadTokenIds(const nlohmann::json& json, const JsonFields& config, ModelInfo& info);
 
 }  // namespace permafrost

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
+#include "models/config_fields.h"
 
 namespace permafrost {
 namespace {
@@ -101,8 +102,9 @@ absl::StatusOr<std::unique_ptr<Model>> Decoder::Load(Context& c, const BaseFiles
   auto model = std::make_unique<Decoder>();
   PERMAFROST_ASSIGN_OR_RETURN(
       model->config_, ParseDecoderConfig(files.config_json, files.config_source, model->info_));
-  Loader loader(c, *files.weights, model->tensors_, model->linears_);
-  loader.set_weights(&model->weights_);
+  PERMAFROST_RETURN_IF_ERROR(
+      ReadEndTokens(JsonFields(files.generation, files.generation_source), model->info_));
+  Loader loader(c, *files.weights, model->tensors_, model->linears_, model->weights_);
   if (model->config_.gpt2) {
     model->LoadGpt2(loader);
   } else {
@@ -134,8 +136,10 @@ Var Decoder::ApplyNorm(Context& c, const ForwardState& f, const Norm& norm, cons
   return LayerNorm(c, x, BaseVector(f, norm.scale), BaseVector(f, norm.bias), config_.norm_epsilon);
 }
 
-Var Decoder::SelfAttention(Context& c, const ForwardState& f, size_t index, const Var& x) const {
+Var Decoder::AttentionHeads(Context& c, const ForwardState& f, size_t index,
+                            const Var& residual) const {
   const Layer& layer = layers_[index];
+  const Var x = ApplyNorm(c, f, layer.attention_norm, residual);
   const StackRows& rows = f.batch.decoder;
   Var q, k, v;
   if (config_.gpt2) {
@@ -152,14 +156,20 @@ Var Decoder::SelfAttention(Context& c, const ForwardState& f, size_t index, cons
   if (f.cache != nullptr) std::tie(k, v) = StoreKeyValue(*f.cache, index, k, v);
   const float scale =
       config_.scale_attention ? 1 / std::sqrt(static_cast<float>(config_.head_size)) : 1.0f;
-  const Var heads = Attention(c, q, k, v, {}, rows.self,
-                              {.heads = config_.heads,
-                               .key_heads = config_.key_heads,
-                               .head_size = config_.head_size,
-                               .scale = scale,
-                               .causal = true,
-                               .bias_distance = 0});
-  return ApplyLinear(c, f, layer.output, heads, rows.spans);
+  return Attention(c, q, k, v, {}, rows.self,
+                   {.heads = config_.heads,
+                    .key_heads = config_.key_heads,
+                    .head_size = config_.head_size,
+                    .scale = scale,
+                    .causal = true,
+                    .bias_distance = 0});
+}
+
+Var Decoder::SelfAttention(Context& c, const ForwardState& f, size_t index, const Var& x) const {
+  const Var heads = RecomputedIf(
+      c.recompute == Recompute::kAttention, c, x,
+      [this, f, index](Context& ctx, const Var& in) { return AttentionHeads(ctx, f, index, in); });
+  return ApplyLinear(c, f, layers_[index].output, heads, f.batch.decoder.spans);
 }
 
 Var Decoder::FeedForward(Context& c, const ForwardState& f, size_t index, const Var& x,
@@ -182,7 +192,7 @@ Var Decoder::LayerForward(Context& c, const ForwardState& f, size_t index, Var x
   const int number = static_cast<int>(index);
   const SiteId attention_site{Stack::kDecoder, number, Sublayer::kSelfAttention,
                               Projection::kOutput};
-  Var y = SelfAttention(c, f, index, ApplyNorm(c, f, layer.attention_norm, x));
+  Var y = SelfAttention(c, f, index, x);
   y = f.hooks.OnSublayerOutput(c, attention_site, x, std::move(y), f.batch.decoder.spans);
   x = Add(c, std::move(x), y);
 
@@ -205,7 +215,7 @@ Var Decoder::Decode(Context& c, const Batch& batch, const Var&, Hooks& hooks, Ca
             GatherRows(c, BaseVector(f, positions_), batch.decoder.rows.positions));
   }
   for (size_t i = 0; i < layers_.size(); ++i) {
-    if (c.recompute) {
+    if (c.recompute == Recompute::kLayers) {
       x = Checkpoint(
           c, x, [this, f, i](Context& ctx, const Var& in) { return LayerForward(ctx, f, i, in); });
     } else {

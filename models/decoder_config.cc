@@ -80,10 +80,13 @@ absl::Status ReadLlama(const JsonFields& config, DecoderConfig& d, ModelInfo& in
   PERMAFROST_ASSIGN_OR_RETURN(const std::string act, config.StringOr("hidden_act", "silu"));
   PERMAFROST_ASSIGN_OR_RETURN(d.activation,
                               ParseActivation(act, absl::StrCat(config.source(), ": hidden_act")));
-  PERMAFROST_ASSIGN_OR_RETURN(const bool bias, config.BoolOr("attention_bias", false));
-  d.query_key_value_bias = info.model_type == "qwen2" || bias;
-  d.output_bias = info.model_type != "qwen2" && bias;
-  PERMAFROST_ASSIGN_OR_RETURN(d.mlp_bias, config.BoolOr("mlp_bias", false));
+  // Only Llama has these fields; the others' biases are fixed.
+  d.query_key_value_bias = info.model_type == "qwen2";
+  if (info.model_type == "llama") {
+    PERMAFROST_ASSIGN_OR_RETURN(d.query_key_value_bias, config.BoolOr("attention_bias", false));
+    d.output_bias = d.query_key_value_bias;
+    PERMAFROST_ASSIGN_OR_RETURN(d.mlp_bias, config.BoolOr("mlp_bias", false));
+  }
   if (d.head_size % 2 != 0) {
     return ConfigError(config, "head_dim", "an even number", absl::StrCat(d.head_size));
   }

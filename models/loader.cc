@@ -72,8 +72,8 @@ TensorId Loader::Matrix(const std::string& name, int64_t outputs, int64_t inputs
                .conv1d = conv1d,
                .weight = nullptr,
                .vector = {}};
-  weights_->push_back(std::make_unique<Weight>());
-  t.weight = weights_->back().get();
+  weights_.push_back(std::make_unique<Weight>());
+  t.weight = weights_.back().get();
   if (Expect(name, t.shape)) {
     Tensor stored;  // a Conv1D weight is read whole, to be transposed
     if (conv1d) stored = ReadAll(name, {inputs, outputs}, MemoryTag::kWorkspace);
@@ -90,7 +90,7 @@ TensorId Loader::Matrix(const std::string& name, int64_t outputs, int64_t inputs
     const DType format = c_.precision == Precision::kBF16 ? DType::kBF16 : DType::kF32;
     absl::StatusOr<Weight> packed = Weight::Pack(c_, outputs, inputs, format, read);
     if (packed.ok()) {
-      *weights_->back() = *std::move(packed);
+      *weights_.back() = *std::move(packed);
     } else {
       broken_.push_back(std::string(packed.status().message()));
     }

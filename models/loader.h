@@ -16,9 +16,11 @@ namespace permafrost {
 
 class Loader {
  public:
+  // Fills the three lists of a model; `weights` owns the packed matrices that BaseTensor::weight
+  // points to.
   Loader(Context& c, const WeightSource& source, std::vector<BaseTensor>& tensors,
-         std::vector<LinearPlace>& linears)
-      : c_(c), source_(source), tensors_(tensors), linears_(linears) {}
+         std::vector<LinearPlace>& linears, std::vector<std::unique_ptr<Weight>>& weights)
+      : c_(c), source_(source), tensors_(tensors), linears_(linears), weights_(weights) {}
 
   // Names in the file are names here without this prefix (GPT-2 files without "transformer.").
   void set_missing_prefix(std::string prefix) { missing_prefix_ = std::move(prefix); }
@@ -54,14 +56,10 @@ class Loader {
   const WeightSource& source_;
   std::vector<BaseTensor>& tensors_;
   std::vector<LinearPlace>& linears_;
+  std::vector<std::unique_ptr<Weight>>& weights_;
   std::string missing_prefix_;
   std::set<std::string> used_;
   std::vector<std::string> missing_, misshaped_, broken_;
-  std::vector<std::unique_ptr<Weight>>* weights_ = nullptr;
-
- public:
-  // Where packed weights live; the model owns them and BaseTensor::weight points there.
-  void set_weights(std::vector<std::unique_ptr<Weight>>* weights) { weights_ = weights; }
 };
 
 }  // namespace permafrost

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
+#include "models/config_fields.h"
 
 namespace permafrost {
 
@@ -69,8 +70,9 @@ absl::StatusOr<std::unique_ptr<Model>> T5::Load(Context& c, const BaseFiles& fil
   PERMAFROST_ASSIGN_OR_RETURN(model->config_,
                               ParseT5Config(files.config_json, files.config_source, model->info_));
   const T5Config& t = model->config_;
-  Loader loader(c, *files.weights, model->tensors_, model->linears_);
-  loader.set_weights(&model->weights_);
+  PERMAFROST_RETURN_IF_ERROR(
+      ReadEndTokens(JsonFields(files.generation, files.generation_source), model->info_));
+  Loader loader(c, *files.weights, model->tensors_, model->linears_, model->weights_);
 
   // One embedding under any of three names; copies under the others must be equal.
   std::string embedding;
@@ -106,28 +108,44 @@ absl::StatusOr<std::unique_ptr<Model>> T5::Load(Context& c, const BaseFiles& fil
   return model;
 }
 
-Var T5::SelfAttention(Context& c, const ForwardState& f, Stack stack, size_t index, const Var& x,
-                      const Var& bias) const {
+Var T5::ApplyNorm(Context& c, const ForwardState& f, TensorId scale, const Var& x) const {
+  return RmsNorm(c, x, BaseVector(f, scale), config_.norm_epsilon);
+}
+
+Var T5::SelfAttentionHeads(Context& c, const ForwardState& f, Stack stack, size_t index,
+                           const Var& residual, const Var& bias) const {
   const bool decoder = stack == Stack::kDecoder;
   const Attentive& a = (decoder ? decoder_ : encoder_).layers[index].self;
   const StackRows& rows = decoder ? f.batch.decoder : f.batch.encoder;
+  const Var x = ApplyNorm(c, f, a.norm, residual);
   const Var q = ApplyLinear(c, f, a.query, x, rows.spans);
   Var k = ApplyLinear(c, f, a.key, x, rows.spans);
   Var v = ApplyLinear(c, f, a.value, x, rows.spans);
   if (decoder && f.cache != nullptr) std::tie(k, v) = StoreKeyValue(*f.cache, index, k, v);
-  const Var heads = Attention(c, q, k, v, bias, rows.self,
-                              {.heads = config_.heads,
-                               .key_heads = config_.heads,
-                               .head_size = config_.head_size,
-                               .scale = 1,
-                               .causal = decoder,
-                               .bias_distance = config_.max_distance});
-  return ApplyLinear(c, f, a.output, heads, rows.spans);
+  return Attention(c, q, k, v, bias, rows.self,
+                   {.heads = config_.heads,
+                    .key_heads = config_.heads,
+                    .head_size = config_.head_size,
+                    .scale = 1,
+                    .causal = decoder,
+                    .bias_distance = config_.max_distance});
 }
 
-Var T5::CrossAttention(Context& c, const ForwardState& f, size_t index, const Var& x,
-                       const Var& encoded) const {
+Var T5::SelfAttention(Context& c, const ForwardState& f, Stack stack, size_t index, const Var& x,
+                      const Var& bias) const {
+  const bool decoder = stack == Stack::kDecoder;
+  const Attentive& a = (decoder ? decoder_ : encoder_).layers[index].self;
+  const Var heads = RecomputedIf(c.recompute == Recompute::kAttention, c, x,
+                                 [this, f, stack, index, bias](Context& ctx, const Var& in) {
+                                   return SelfAttentionHeads(ctx, f, stack, index, in, bias);
+                                 });
+  return ApplyLinear(c, f, a.output, heads, (decoder ? f.batch.decoder : f.batch.encoder).spans);
+}
+
+Var T5::CrossAttentionHeads(Context& c, const ForwardState& f, size_t index, const Var& residual,
+                            const Var& encoded) const {
   const Attentive& a = decoder_.layers[index].cross;
+  const Var x = ApplyNorm(c, f, a.norm, residual);
   const Var q = ApplyLinear(c, f, a.query, x, f.batch.decoder.spans);
   Var k, v;
   if (f.cache != nullptr && index < f.cache->cross_keys.size()) {
@@ -141,14 +159,22 @@ Var T5::CrossAttention(Context& c, const ForwardState& f, size_t index, const Va
       f.cache->cross_values.push_back(v.value());
     }
   }
-  const Var heads = Attention(c, q, k, v, {}, f.batch.cross,
-                              {.heads = config_.heads,
-                               .key_heads = config_.heads,
-                               .head_size = config_.head_size,
-                               .scale = 1,
-                               .causal = false,
-                               .bias_distance = 0});
-  return ApplyLinear(c, f, a.output, heads, f.batch.decoder.spans);
+  return Attention(c, q, k, v, {}, f.batch.cross,
+                   {.heads = config_.heads,
+                    .key_heads = config_.heads,
+                    .head_size = config_.head_size,
+                    .scale = 1,
+                    .causal = false,
+                    .bias_distance = 0});
+}
+
+Var T5::CrossAttention(Context& c, const ForwardState& f, size_t index, const Var& x,
+                       const Var& encoded) const {
+  const Var heads = RecomputedIf(c.recompute == Recompute::kAttention, c, x,
+                                 [this, f, index, encoded](Context& ctx, const Var& in) {
+                                   return CrossAttentionHeads(ctx, f, index, in, encoded);
+                                 });
+  return ApplyLinear(c, f, decoder_.layers[index].cross.output, heads, f.batch.decoder.spans);
 }
 
 Var T5::FeedForward(Context& c, const ForwardState& f, const Layer& layer, const Var& x,
@@ -170,9 +196,6 @@ Var T5::LayerForward(Context& c, const ForwardState& f, Stack stack, size_t inde
   const StackWeights& weights = decoder ? decoder_ : encoder_;
   const Layer& layer = weights.layers[index];
   const StackRows& rows = decoder ? f.batch.decoder : f.batch.encoder;
-  const auto norm = [&](TensorId scale, const Var& in) {
-    return RmsNorm(c, in, BaseVector(f, scale), config_.norm_epsilon);
-  };
   const auto residual = [&](Sublayer sublayer, Var in, Var out, absl::Span<const TaskSpan> spans) {
     const Projection last =
         sublayer == Sublayer::kFeedForward ? Projection::kDown : Projection::kOutput;
@@ -180,17 +203,17 @@ Var T5::LayerForward(Context& c, const ForwardState& f, Stack stack, size_t inde
     out = f.hooks.OnSublayerOutput(c, site, in, std::move(out), spans);
     return Add(c, std::move(in), out);
   };
-  Var y = SelfAttention(c, f, stack, index, norm(layer.self.norm, x), bias);
+  Var y = SelfAttention(c, f, stack, index, x, bias);
   x = residual(Sublayer::kSelfAttention, std::move(x), std::move(y), rows.spans);
   if (decoder) {
-    y = CrossAttention(c, f, index, norm(layer.cross.norm, x), encoded);
+    y = CrossAttention(c, f, index, x, encoded);
     x = residual(Sublayer::kCrossAttention, std::move(x), std::move(y), rows.spans);
   }
   // Above the decoder's last attention only the wanted rows matter.
   const bool last = decoder && index + 1 == weights.layers.size();
   const std::vector<TaskSpan>& spans = last ? f.batch.output_spans : rows.spans;
   if (last) x = GatherRows(c, x, f.batch.outputs);
-  y = FeedForward(c, f, layer, norm(layer.norm, x), spans);
+  y = FeedForward(c, f, layer, ApplyNorm(c, f, layer.norm, x), spans);
   return residual(Sublayer::kFeedForward, std::move(x), std::move(y), spans);
 }
 
@@ -198,7 +221,7 @@ Var T5::RunStack(Context& c, const ForwardState& f, Stack stack, Var x, const Va
   const StackWeights& weights = stack == Stack::kDecoder ? decoder_ : encoder_;
   const Var bias = SpreadBuckets(c, BaseVector(f, weights.bias), weights.buckets);
   for (size_t i = 0; i < weights.layers.size(); ++i) {
-    if (c.recompute) {
+    if (c.recompute == Recompute::kLayers) {
       x = Checkpoint(c, x, [this, f, stack, i, bias, encoded](Context& ctx, const Var& in) {
         return LayerForward(ctx, f, stack, i, in, bias, encoded);
       });
@@ -206,7 +229,7 @@ Var T5::RunStack(Context& c, const ForwardState& f, Stack stack, Var x, const Va
       x = LayerForward(c, f, stack, i, std::move(x), bias, encoded);
     }
   }
-  return RmsNorm(c, x, BaseVector(f, weights.final_norm), config_.norm_epsilon);
+  return ApplyNorm(c, f, weights.final_norm, x);
 }
 
 Var T5::Encode(Context& c, const Batch& batch, Hooks& hooks) const {

@@ -55,6 +55,13 @@ class T5 : public Model {
   void LoadStack(Loader& loader, Stack stack, StackWeights& weights);
   Attentive LoadAttention(Loader& loader, SiteId site, const std::string& sublayer,
                           const std::string& module);
+  Var ApplyNorm(Context& c, const ForwardState& f, TensorId scale, const Var& x) const;
+  // The heads' outputs [R, H K] from the residual stream x [R, D].
+  Var SelfAttentionHeads(Context& c, const ForwardState& f, Stack stack, size_t layer, const Var& x,
+                         const Var& bias) const;
+  Var CrossAttentionHeads(Context& c, const ForwardState& f, size_t layer, const Var& x,
+                          const Var& encoded) const;
+  // The whole sublayers.
   Var SelfAttention(Context& c, const ForwardState& f, Stack stack, size_t layer, const Var& x,
                     const Var& bias) const;
   Var CrossAttention(Context& c, const ForwardState& f, size_t layer, const Var& x,

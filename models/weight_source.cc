@@ -1,6 +1,7 @@
 #include "models/weight_source.h"
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 
 #include "absl/strings/match.h"
@@ -115,6 +116,10 @@ absl::StatusOr<BaseFiles> OpenBaseFiles(const std::string& path) {
   }
   files.config_source = absl::StrCat(path, "/config.json");
   PERMAFROST_ASSIGN_OR_RETURN(files.config_json, ReadFile(files.config_source));
+  files.generation_source = absl::StrCat(path, "/generation_config.json");
+  if (std::filesystem::exists(files.generation_source)) {
+    PERMAFROST_ASSIGN_OR_RETURN(files.generation, ReadJsonFile(files.generation_source));
+  }
   files.weights = std::make_unique<FolderSource>(std::move(store));
   return files;
 }

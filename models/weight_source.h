@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "io/tensor_store.h"
+#include "nlohmann/json.hpp"
 
 namespace permafrost {
 
@@ -31,6 +32,9 @@ struct BaseFiles {
   std::string config_json;
   std::string config_source;  // for messages
   std::unique_ptr<WeightSource> weights;
+  // generation_config.json, or null: its end tokens go before those of the config.
+  nlohmann::json generation = nullptr;
+  std::string generation_source = {};
 };
 // Errors: no config.json, unreadable or invalid files, a GGUF architecture other than llama.
 absl::StatusOr<BaseFiles> OpenBaseFiles(const std::string& path);

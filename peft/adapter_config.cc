@@ -11,6 +11,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr int64_t kMostVirtualTokens = 100000;
+
 // Fields that change nothing in what the tensors compute.
 const std::set<std::string>& NeutralFields() {
   static const std::set<std::string> kFields = {"auto_mapping",
@@ -35,7 +37,6 @@ const std::set<std::string>& NeutralFields() {
                                                 "eva_config",
                                                 "loftq_config",
                                                 "lora_ga_config",
-                                                "layers_pattern",
                                                 "token_dim",
                                                 "num_virtual_tokens",
                                                 "num_transformer_submodules"};
@@ -67,7 +68,11 @@ absl::Status ReadTargets(const JsonFields& config, LoraConfig& lora, const Model
   } else {
     PERMAFROST_ASSIGN_OR_RETURN(lora.targets, config.StringList("target_modules"));
   }
-  if (const json* excluded = config.Find("exclude_modules"); excluded != nullptr) {
+  const json* excluded = config.Find("exclude_modules");
+  lora.exclude_is_regex = excluded != nullptr && excluded->is_string();
+  if (lora.exclude_is_regex) {
+    lora.exclude = {excluded->get<std::string>()};
+  } else if (excluded != nullptr) {
     PERMAFROST_ASSIGN_OR_RETURN(lora.exclude, config.StringList("exclude_modules"));
   }
   if (const json* layers = config.Find("layers_to_transform"); layers != nullptr) {
@@ -82,29 +87,42 @@ absl::Status ReadTargets(const JsonFields& config, LoraConfig& lora, const Model
   return absl::OkStatus();
 }
 
-absl::Status ReadPatterns(const JsonFields& config, LoraConfig& lora) {
-  for (const char* field : {"rank_pattern", "alpha_pattern"}) {
-    const json* pattern = config.Find(field);
-    if (pattern == nullptr) continue;
-    if (!pattern->is_object()) return ConfigError(config, field, "an object", pattern->dump());
-    for (const auto& [key, value] : pattern->items()) {
-      if (!value.is_number()) return ConfigError(config, field, "numbers", value.dump());
-      if (std::string(field) == "rank_pattern") {
-        lora.rank_pattern[key] = value.get<int64_t>();
-      } else {
-        lora.alpha_pattern[key] = value.get<double>();
-      }
+// The name of the layers' list is the only pattern that is known.
+absl::Status ReadLayersPattern(const JsonFields& config, const Model& model) {
+  const json* pattern = config.Find("layers_pattern");
+  if (pattern == nullptr || IsEmpty(*pattern)) return absl::OkStatus();
+  const std::string& type = model.info().model_type;
+  const std::string known = type == "t5" ? "block" : type == "gpt2" ? "h" : "layers";
+  if (*pattern == known || *pattern == json::array({known})) return absl::OkStatus();
+  return ConfigError(config, "layers_pattern", known,
+                     absl::StrCat(pattern->dump(), ", which is not implemented"));
+}
+
+// A pattern field in the order of the file, which decides where several keys match.
+template <class V>
+absl::Status ReadPattern(const nlohmann::ordered_json& object, const JsonFields& config,
+                         const char* field, std::vector<std::pair<std::string, V>>& pattern) {
+  if (!config.Has(field)) return absl::OkStatus();
+  const nlohmann::ordered_json& entries = object[field];
+  if (!entries.is_object()) return ConfigError(config, field, "an object", entries.dump());
+  for (const auto& [key, value] : entries.items()) {
+    const bool fits = std::is_integral_v<V> ? value.is_number_integer() : value.is_number();
+    if (!fits) {
+      return ConfigError(config, field, std::is_integral_v<V> ? "whole numbers" : "numbers",
+                         value.dump());
     }
+    pattern.emplace_back(key, value.template get<V>());
   }
   return absl::OkStatus();
 }
 
-absl::Status ReadLora(const json& object, const JsonFields& config, LoraConfig& lora,
-                      const Model& model) {
-  PERMAFROST_RETURN_IF_ERROR(RefuseUnknown(
-      object, config,
-      {"r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules",
-       "layers_to_transform", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights"}));
+absl::Status ReadLora(const json& object, const std::string& text, const JsonFields& config,
+                      LoraConfig& lora, const Model& model) {
+  PERMAFROST_RETURN_IF_ERROR(
+      RefuseUnknown(object, config,
+                    {"r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules",
+                     "exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern",
+                     "alpha_pattern", "bias", "init_lora_weights"}));
   PERMAFROST_ASSIGN_OR_RETURN(lora.rank, config.IntOr("r", 8));
   if (lora.rank < 1) return ConfigError(config, "r", "at least 1", absl::StrCat(lora.rank));
   PERMAFROST_ASSIGN_OR_RETURN(lora.alpha, config.DoubleOr("lora_alpha", 8));
@@ -126,7 +144,10 @@ absl::Status ReadLora(const json& object, const JsonFields& config, LoraConfig& 
                        absl::StrCat(init->get<std::string>(),
                                     ", which changes the base; convert it to plain LoRA in PEFT"));
   }
-  PERMAFROST_RETURN_IF_ERROR(ReadPatterns(config, lora));
+  const auto ordered = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  PERMAFROST_RETURN_IF_ERROR(ReadPattern(ordered, config, "rank_pattern", lora.rank_pattern));
+  PERMAFROST_RETURN_IF_ERROR(ReadPattern(ordered, config, "alpha_pattern", lora.alpha_pattern));
+  PERMAFROST_RETURN_IF_ERROR(ReadLayersPattern(config, model));
   return ReadTargets(config, lora, model);
 }
 
@@ -137,8 +158,14 @@ absl::Status ReadPrompt(const json& object, const JsonFields& config, AdapterCon
   PERMAFROST_ASSIGN_OR_RETURN(
       adapter.submodules,
       SizeFieldOr(config, "num_transformer_submodules", model.info().encoder_decoder ? 2 : 1));
-  if (adapter.submodules > 2) {
-    return ConfigError(config, "num_transformer_submodules", "1 or 2",
+  if (adapter.virtual_tokens > kMostVirtualTokens) {
+    return ConfigError(config, "num_virtual_tokens", absl::StrCat("at most ", kMostVirtualTokens),
+                       absl::StrCat(adapter.virtual_tokens));
+  }
+  // PEFT cannot run a decoder's prompt of 2, which has rows without a place.
+  if (adapter.submodules > (model.info().encoder_decoder ? 2 : 1)) {
+    return ConfigError(config, "num_transformer_submodules",
+                       model.info().encoder_decoder ? "1 or 2" : "1 for this base",
                        absl::StrCat(adapter.submodules));
   }
   PERMAFROST_ASSIGN_OR_RETURN(const int64_t width,
@@ -182,7 +209,7 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const std::string& text, const 
     PERMAFROST_RETURN_IF_ERROR(ReadPrompt(plain, config, adapter, model));
   } else if (type == "LORA") {
     adapter.kind = MethodKind::kLora;
-    PERMAFROST_RETURN_IF_ERROR(ReadLora(object, config, adapter.lora, model));
+    PERMAFROST_RETURN_IF_ERROR(ReadLora(object, text, config, adapter.lora, model));
   } else if (type == "PERMAFROST_FULL") {
     adapter.kind = MethodKind::kFull;
   } else {
@@ -194,13 +221,14 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const std::string& text, const 
 
 std::string AdapterConfigJson(const AdapterConfig& adapter, const Model& model) {
   const ModelInfo& info = model.info();
-  json object = {{"auto_mapping", nullptr},
-                 {"base_model_name_or_path", info.path},
-                 {"inference_mode", true},
-                 {"peft_version", "0.21.2"},
-                 {"revision", nullptr},
-                 {"modules_to_save", nullptr},
-                 {"task_type", info.encoder_decoder ? "SEQ_2_SEQ_LM" : "CAUSAL_LM"}};
+  nlohmann::ordered_json object = {
+      {"auto_mapping", nullptr},
+      {"base_model_name_or_path", info.path},
+      {"inference_mode", true},
+      {"peft_version", "0.21.2"},
+      {"revision", nullptr},
+      {"modules_to_save", nullptr},
+      {"task_type", info.encoder_decoder ? "SEQ_2_SEQ_LM" : "CAUSAL_LM"}};
   switch (adapter.kind) {
     case MethodKind::kPrompt:
       object["peft_type"] = "PROMPT_TUNING";
@@ -227,10 +255,14 @@ std::string AdapterConfigJson(const AdapterConfig& adapter, const Model& model) 
       object["bias"] = "none";
       object["fan_in_fan_out"] = info.model_type == "gpt2";
       object["init_lora_weights"] = true;
-      object["rank_pattern"] = lora.rank_pattern;
-      object["alpha_pattern"] = lora.alpha_pattern;
+      object["rank_pattern"] = json::object();
+      for (const auto& [key, rank] : lora.rank_pattern) object["rank_pattern"][key] = rank;
+      object["alpha_pattern"] = json::object();
+      for (const auto& [key, alpha] : lora.alpha_pattern) object["alpha_pattern"][key] = alpha;
       object["layers_to_transform"] = lora.layers.empty() ? json(nullptr) : json(lora.layers);
-      object["exclude_modules"] = lora.exclude.empty() ? json(nullptr) : json(lora.exclude);
+      object["exclude_modules"] = lora.exclude_is_regex  ? json(lora.exclude[0])
+                                  : lora.exclude.empty() ? json(nullptr)
+                                                         : json(lora.exclude);
       const bool one_string = lora.targets_are_regex || lora.targets[0] == "all-linear";
       object["target_modules"] = one_string ? json(lora.targets[0]) : json(lora.targets);
       break;

@@ -55,7 +55,10 @@ absl::Status ReadParameters(const std::string& path, Method& method) {
       continue;
     }
     const absl::Span<float> out(p.value().f32(), static_cast<size_t>(p.count()));
-    PERMAFROST_RETURN_IF_ERROR(ReadAsF32(*t, 0, out));
+    if (const absl::Status read = ReadAsF32(*t, 0, out); !read.ok()) {
+      problems.push_back(std::string(read.message()));
+      continue;
+    }
     if (!kernels::cpu::AllFinite(out.data(), p.count())) {
       problems.push_back(absl::StrCat(p.name(), ": NaN or infinite values"));
     }

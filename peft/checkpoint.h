@@ -23,7 +23,7 @@ absl::Status WriteCheckpoint(const std::string& out, const std::string& settings
                              const CheckpointState& state);
 
 // Restores parameters, optimizer state and step. Errors: no checkpoint, a damaged one, or one
-// written under other settings (shows both).
+// written under other settings (names those that differ).
 absl::StatusOr<CheckpointState> ReadCheckpoint(const std::string& out, const std::string& settings,
                                                Method& method, Optimizer& optimizer);
 

@@ -91,10 +91,7 @@ Evaluation Evaluate(Context& c, const Model& model, Hooks& hooks, const Evaluati
     predictions.push_back(BestChoice(scores));
   }
   const int classes = static_cast<int>(set.choices[0].candidates.size());
-  for (const std::string& name : set.metrics) {
-    const auto value = ComputeMetric(name, predictions, set.labels, classes);
-    if (value.ok()) result.metrics.emplace_back(name, *value);
-  }
+  result.metrics = ComputeMetrics(set.metrics, predictions, set.labels, classes);
   return result;
 }
 

@@ -13,7 +13,11 @@
 namespace permafrost {
 namespace {
 
-bool MatchesSuffix(const std::string& module, const std::string& target) {
+constexpr int64_t kMostRank = 65536;
+
+// Whether `target`, a whole-name regular expression or a suffix at a dot boundary, names `module`.
+absl::StatusOr<bool> Names(const std::string& target, bool regex, const std::string& module) {
+  if (regex) return FullMatch(target, module);
   return module == target || absl::EndsWith(module, absl::StrCat(".", target));
 }
 
@@ -27,8 +31,8 @@ std::string KnownModules(const Model& model) {
 
 // PEFT's rank_pattern and alpha_pattern: keys are regular expressions matched as (.*\.)?(key)$.
 template <class V>
-absl::StatusOr<V> FromPattern(const std::map<std::string, V>& pattern, const std::string& module,
-                              V fallback) {
+absl::StatusOr<V> FromPattern(const std::vector<std::pair<std::string, V>>& pattern,
+                              const std::string& module, V fallback) {
   for (const auto& [key, value] : pattern) {
     PERMAFROST_ASSIGN_OR_RETURN(const bool match,
                                 FullMatch(absl::StrCat("(.*\\.)?(", key, ")"), module));
@@ -49,32 +53,35 @@ absl::StatusOr<std::vector<int>> MatchTargets(const LoraConfig& config, const Mo
   std::vector<int> matched;
   std::set<std::string> unused(config.targets.begin(), config.targets.end());
   for (const LinearPlace& place : model.linears()) {
-    bool hit = false;
+    bool hit = false, excluded = false;
     for (const std::string& target : config.targets) {
       bool match = target == "all-linear";
-      if (config.targets_are_regex && !match) {
-        PERMAFROST_ASSIGN_OR_RETURN(match, FullMatch(target, place.module));
-      } else {
-        match = match || MatchesSuffix(place.module, target);
+      if (!match) {
+        PERMAFROST_ASSIGN_OR_RETURN(match, Names(target, config.targets_are_regex, place.module));
       }
       if (!match) continue;
       hit = true;
       unused.erase(target);
     }
-    const bool excluded =
-        std::any_of(config.exclude.begin(), config.exclude.end(),
-                    [&](const std::string& e) { return MatchesSuffix(place.module, e); });
+    for (const std::string& e : config.exclude) {
+      PERMAFROST_ASSIGN_OR_RETURN(const bool match,
+                                  Names(e, config.exclude_is_regex, place.module));
+      excluded = excluded || match;
+    }
     const bool layer_named =
         config.layers.empty() || std::find(config.layers.begin(), config.layers.end(),
                                            place.site.layer) != config.layers.end();
     if (hit && !excluded && layer_named) matched.push_back(place.index);
   }
-  if (!unused.empty() || matched.empty()) {
-    const std::string names =
-        unused.empty() ? absl::StrJoin(config.targets, ", ") : absl::StrJoin(unused, ", ");
+  if (!unused.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("LoRA target ", names, ": matches no linear of this ", model.info().model_type,
-                     " base; it has ", KnownModules(model)));
+        absl::StrCat("LoRA target ", absl::StrJoin(unused, ", "), ": matches no linear of this ",
+                     model.info().model_type, " base; it has ", KnownModules(model)));
+  }
+  if (matched.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "LoRA targets ", absl::StrJoin(config.targets, ", "), ": expected at least one linear, ",
+        "found none; check exclude_modules and layers_to_transform"));
   }
   return matched;
 }
@@ -90,9 +97,9 @@ absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& c
                                 FromPattern(config.rank_pattern, place.module, config.rank));
     PERMAFROST_ASSIGN_OR_RETURN(const double alpha,
                                 FromPattern(config.alpha_pattern, place.module, config.alpha));
-    if (rank < 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("LoRA rank of ", place.module, ": expected at least 1, found ", rank));
+    if (rank < 1 || rank > kMostRank) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "LoRA rank of ", place.module, ": expected 1 to ", kMostRank, ", found ", rank));
     }
     Tensor a({rank, place.inputs}), b = Tensor::Zeros({place.outputs, rank});
     const double bound = 1 / std::sqrt(static_cast<double>(place.inputs));

@@ -2,9 +2,9 @@
 #ifndef PERMAFROST_PEFT_LORA_H_
 #define PERMAFROST_PEFT_LORA_H_
 
-#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/random.h"
@@ -22,10 +22,12 @@ struct LoraConfig {
   // "all-linear".
   std::vector<std::string> targets;
   bool targets_are_regex = false;
-  std::vector<std::string> exclude;
+  std::vector<std::string> exclude;  // suffixes, or one regular expression
+  bool exclude_is_regex = false;
   std::vector<int> layers;  // empty: all
-  std::map<std::string, int64_t> rank_pattern;
-  std::map<std::string, double> alpha_pattern;
+  // Regular expressions for module names; the first that matches decides.
+  std::vector<std::pair<std::string, int64_t>> rank_pattern;
+  std::vector<std::pair<std::string, double>> alpha_pattern;
 };
 
 // PEFT's default targets of a model type.

@@ -28,7 +28,9 @@ absl::StatusOr<int> AdapterSet::TaskOf(const std::string& name) const {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("unknown adapter \"", name,
-                   "\"; loaded: ", names_.empty() ? "none" : absl::StrJoin(names_, ", ")));
+                   names_ == std::vector<std::string>{""}
+                       ? "\"; the loaded one has no name"
+                       : "\"; loaded: " + (names_.empty() ? "none" : absl::StrJoin(names_, ", "))));
 }
 
 int64_t AdapterSet::VirtualTokens(int task) const {

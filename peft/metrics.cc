@@ -108,4 +108,16 @@ absl::StatusOr<double> ComputeMetric(const std::string& name, absl::Span<const i
                                                  absl::StrJoin(MetricNames(), ", ")));
 }
 
+std::vector<std::pair<std::string, double>> ComputeMetrics(absl::Span<const std::string> names,
+                                                           absl::Span<const int> predictions,
+                                                           absl::Span<const int> labels,
+                                                           int classes) {
+  std::vector<std::pair<std::string, double>> metrics;
+  for (const std::string& name : names) {
+    const absl::StatusOr<double> value = ComputeMetric(name, predictions, labels, classes);
+    if (value.ok()) metrics.emplace_back(name, *value);
+  }
+  return metrics;
+}
+
 }  // namespace permafrost

@@ -10,6 +10,7 @@
 #define PERMAFROST_PEFT_METRICS_H_
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -40,6 +41,12 @@ const std::vector<std::string>& MetricNames();
 // classes than 2.
 absl::StatusOr<double> ComputeMetric(const std::string& name, absl::Span<const int> predictions,
                                      absl::Span<const int> labels, int classes);
+
+// Those of `names` that are defined for this number of classes, with their values.
+std::vector<std::pair<std::string, double>> ComputeMetrics(absl::Span<const std::string> names,
+                                                           absl::Span<const int> predictions,
+                                                           absl::Span<const int> labels,
+                                                           int classes);
 
 }  // namespace permafrost
 

@@ -98,7 +98,6 @@ StepLoss AccumulateGradients(Context& c, const Model& model, Hooks& hooks,
     result.tokens += batches.back().encoder.rows.count() + batches.back().decoder.rows.count();
   }
   c.tape.mode = TapeMode::kRecord;
-  c.training = true;
   for (const Batch& batch : batches) {
     if (batch.target_labels.empty()) continue;
     const std::vector<float> weights(batch.target_labels.size(),
@@ -112,7 +111,6 @@ StepLoss AccumulateGradients(Context& c, const Model& model, Hooks& hooks,
     }
     c.tape.Clear();
   }
-  c.training = false;
   c.tape.mode = TapeMode::kOff;
   return result;
 }
@@ -129,17 +127,17 @@ absl::StatusOr<TrainResult> Train(Context& c, const Model& model, Adapter& adapt
   options.schedule.total = options.steps;
   c.seed = options.seed;
 
-  std::error_code error;
-  std::filesystem::create_directories(options.out + "/checkpoint", error);
-  if (error) {
-    return absl::UnavailableError(
-        absl::StrCat(options.out, ": cannot create the folder: ", error.message()));
-  }
   Optimizer optimizer(options.optimizer, adapter.method->parameters());
   CheckpointState state;
   if (options.resume) {
     PERMAFROST_ASSIGN_OR_RETURN(
         state, ReadCheckpoint(options.out, options.settings, *adapter.method, optimizer));
+  }
+  std::error_code error;
+  std::filesystem::create_directories(options.out + "/checkpoint", error);
+  if (error) {
+    return absl::UnavailableError(
+        absl::StrCat(options.out, ": cannot create the folder: ", error.message()));
   }
   PERMAFROST_ASSIGN_OR_RETURN(MetricsLog log,
                               options.resume
@@ -149,8 +147,20 @@ absl::StatusOr<TrainResult> Train(Context& c, const Model& model, Adapter& adapt
       EventFileWriter board,
       EventFileWriter::Create(options.out,
                               options.resume ? std::optional(state.step + 1) : std::nullopt));
+  bool saved = options.resume;
   const auto checkpoint = [&]() -> absl::Status {
-    return WriteCheckpoint(options.out, options.settings, *adapter.method, optimizer, state);
+    PERMAFROST_RETURN_IF_ERROR(
+        WriteCheckpoint(options.out, options.settings, *adapter.method, optimizer, state));
+    saved = true;
+    return absl::OkStatus();
+  };
+  // A run that cannot go on keeps what it saved.
+  const auto diverged = [&](const std::string& what) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "step ", state.step + 1, ": ", what,
+        saved ? absl::StrCat(". The last checkpoint in ", options.out, "/checkpoint is intact")
+              : std::string(),
+        "; try a smaller --lr or --clip 1"));
   };
 
   TrainResult result;
@@ -159,22 +169,19 @@ absl::StatusOr<TrainResult> Train(Context& c, const Model& model, Adapter& adapt
   while (state.step < options.steps && !state.stopped) {
     const Clock::time_point start = Clock::now();
     c.step = static_cast<uint32_t>(state.step);
+    c.training = true;
     const StepLoss loss = AccumulateGradients(
         c, model, hooks, StepLines(lines, options, state.step, micro_total), options.z_loss);
+    c.training = false;
     const double multiplier = options.schedule.Multiplier(state.step);
     const double norm = GradientNorm(adapter.method->parameters());
     if (!std::isfinite(loss.loss) || !std::isfinite(norm)) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "step ", state.step + 1, ": the loss is ", loss.loss, " and the gradient norm ", norm,
-          "; expected finite values. The last checkpoint in ", options.out,
-          "/checkpoint is intact; try a smaller --lr or --clip 1"));
+      return diverged(absl::StrCat("the loss is ", loss.loss, " and the gradient norm ", norm,
+                                   ", expected finite values"));
     }
     optimizer.Step(c, multiplier);
     if (!AllParametersFinite(adapter.method->parameters())) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("step ", state.step + 1,
-                       ": a parameter is not finite after the update. The last checkpoint in ",
-                       options.out, "/checkpoint is intact; try a smaller --lr"));
+      return diverged("a parameter is not finite after the update");
     }
     ++state.step;
     result.last_loss = state.last_loss = loss.loss;

@@ -72,7 +72,7 @@ absl::StatusOr<TrainResult> Train(Context& c, const Model& model, Adapter& adapt
 std::vector<size_t> MicroBatch(size_t lines, const TrainOptions& options, int64_t index);
 
 // One optimizer step's forward and backward over its micro-batches; returns the mean loss and the
-// labelled tokens.
+// labelled tokens. Dropout acts if c.training.
 struct StepLoss {
   double loss = 0;
   int64_t labelled = 0, tokens = 0;

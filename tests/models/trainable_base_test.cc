@@ -103,11 +103,14 @@ TEST_P(TrainableBaseTest, GradientsAreDirectionalDerivatives) {
   }
 }
 
-TEST_P(TrainableBaseTest, RecomputationAndThreadsChangeNoBit) {
+TEST_P(TrainableBaseTest, ThreadsChangeNoBitAndRecomputationCostsNoAccuracy) {
+  std::vector<float> exact;  // f32, everything kept
+  double rounding = 0;       // how far bf16 is from that
   for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
-    std::vector<std::vector<float>> gradients;
-    for (const int threads : {1, 3}) {
-      for (const bool recompute : {false, true}) {
+    for (const Recompute recompute :
+         {Recompute::kNone, Recompute::kAttention, Recompute::kLayers}) {
+      std::vector<std::vector<float>> gradients;
+      for (const int threads : {1, 3}) {
         Context c(threads, precision);
         auto opened = OpenModel(c, golden_.folder);
         ASSERT_TRUE(opened.ok()) << opened.status();
@@ -116,9 +119,14 @@ TEST_P(TrainableBaseTest, RecomputationAndThreadsChangeNoBit) {
         Loss(c, **opened, hooks, true);
         gradients.push_back(Gradients(hooks));
       }
-    }
-    for (size_t i = 1; i < gradients.size(); ++i) {
-      EXPECT_EQ(gradients[i], gradients[0]) << "run " << i;
+      EXPECT_EQ(gradients[0], gradients[1]) << "recompute " << static_cast<int>(recompute);
+      if (exact.empty()) exact = gradients[0];
+      const double difference = RelativeNormDifference(gradients[0], exact);
+      if (precision == Precision::kBF16 && recompute == Recompute::kNone) rounding = difference;
+      // f32 sums flow together in another order; bf16 starts again from a rounded input, which
+      // is one rounding beside the many that the kept run has too.
+      EXPECT_LE(difference, precision == Precision::kF32 ? 1e-5 : 1.5 * rounding)
+          << "recompute " << static_cast<int>(recompute);
     }
   }
 }

@@ -46,7 +46,8 @@ TEST_P(GoldenAdapterTest, ForwardAgreesWithPeft) {
 // The contract allows 1e-3 and expects 1e-5; the golden files carry up to 5e-5 of their own.
 TEST_P(GoldenAdapterTest, GradientsAgreeWithPeft) {
   for (const std::string kind : {"prompt", "lora"}) {
-    for (const bool recompute : {false, true}) {
+    for (const Recompute recompute :
+         {Recompute::kNone, Recompute::kAttention, Recompute::kLayers}) {
       c_.recompute = recompute;
       const auto method = Load(kind);
       AddGradient(*method, golden_.lines);
