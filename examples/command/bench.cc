@@ -26,7 +26,7 @@ struct StepFlags {
   double labels = 1;
   int threads = 1;
   int64_t steps = 5, warmup = 1;
-  bool recompute = false;
+  std::string recompute;
 };
 
 nlohmann::json ShapeConfig(const std::string& shape) {
@@ -140,9 +140,10 @@ double CountedGflop(const Model& model, const Batch& batch) {
 
 absl::Status RunStep(const StepFlags& f) {
   Context c(f.threads, f.precision == "bf16" ? Precision::kBF16 : Precision::kF32);
-  c.recompute = f.recompute;
   BaseFiles files{ShapeConfig(f.shape).dump(), "shape " + f.shape, RandomWeights(0, 0.02f)};
   PERMAFROST_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, BuildModel(c, files));
+  const std::string recompute = f.recompute.empty() ? DefaultRecompute(model->info()) : f.recompute;
+  c.recompute = ParseRecompute(recompute);
   AdapterConfig config;
   config.kind = f.method == "lora"     ? MethodKind::kLora
                 : f.method == "prompt" ? MethodKind::kPrompt
@@ -188,6 +189,7 @@ absl::Status RunStep(const StepFlags& f) {
                                 {"precision", f.precision},
                                 {"batch_size", f.batch_size},
                                 {"tokens", f.tokens},
+                                {"recompute", recompute},
                                 {"threads", f.threads},
                                 {"text_tokens", text_tokens},
                                 {"trainable", adapter.method->parameters().count()},
@@ -245,6 +247,69 @@ absl::Status RunGemm(const GemmFlags& f) {
   return absl::OkStatus();
 }
 
+void AddStepFlags(CLI::App* app, StepFlags& f) {
+  AddConfigFlag(app);
+  app->add_option("--shape", f.shape, "the published model whose sizes the weights have")
+      ->check(CLI::IsMember({"smollm2-135m", "gpt2", "t5-small", "t5-base", "t5-v1_1-base"}))
+      ->capture_default_str();
+  app->add_option("--method", f.method, "what is trained")
+      ->check(CLI::IsMember({"lora", "prompt", "full"}))
+      ->capture_default_str();
+  app->add_option("--rank", f.rank, "LoRA rank")->check(Positive())->capture_default_str();
+  app->add_option("--targets", f.targets, "LoRA: module names, e.g. q_proj,v_proj or all-linear");
+  app->add_option("--virtual-tokens", f.virtual_tokens, "prompt: rows")
+      ->check(Positive())
+      ->capture_default_str();
+  app->add_option("--batch-size", f.batch_size, "lines of a step")
+      ->check(Positive())
+      ->capture_default_str();
+  app->add_option("--tokens", f.tokens, "tokens of a line")
+      ->check(Positive())
+      ->capture_default_str();
+  app->add_option("--target-tokens", f.target_tokens, "T5: decoder tokens of a line")
+      ->check(Positive())
+      ->capture_default_str();
+  app->add_option("--lengths", f.lengths, "LO:HI, tokens of a line drawn uniformly")
+      ->check([](const std::string& v) {
+        long long low = 0, high = 0;
+        char rest = 0;
+        const bool good = std::sscanf(v.c_str(), "%lld:%lld%c", &low, &high, &rest) == 2;
+        return good && low >= 1 && high >= low ? std::string() : "expected LO:HI, found " + v;
+      });
+  app->add_option("--labels", f.labels, "fraction of positions with a label")
+      ->check(Between(0.001, 1.0))
+      ->capture_default_str();
+  app->add_option("--precision", f.precision, "number type of weights and kept activations")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  app->add_option("--threads", f.threads, "threads")
+      ->check(Between(1, 1024))
+      ->capture_default_str();
+  app->add_option("--steps", f.steps, "steps that are timed")
+      ->check(Positive())
+      ->capture_default_str();
+  app->add_option("--warmup", f.warmup, "steps before them")
+      ->check(NonNegative())
+      ->capture_default_str();
+  AddRecomputeFlag(app, f.recompute);
+}
+
+void AddGemmFlags(CLI::App* app, GemmFlags& f) {
+  AddConfigFlag(app);
+  app->add_option("--m", f.m, "rows of X")->check(Positive())->capture_default_str();
+  app->add_option("--n", f.n, "outputs")->check(Positive())->capture_default_str();
+  app->add_option("--k", f.k, "inputs")->check(Positive())->capture_default_str();
+  app->add_option("--precision", f.precision, "number type of the weight")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  app->add_option("--weights", f.weights, "packed: as a frozen weight is kept")
+      ->check(CLI::IsMember({"packed"}))
+      ->capture_default_str();
+  app->add_option("--threads", f.threads, "threads")
+      ->check(Between(1, 1024))
+      ->capture_default_str();
+}
+
 }  // namespace
 
 void AddBench(Commands& commands) {
@@ -257,37 +322,10 @@ void AddBench(Commands& commands) {
   app->require_subcommand(1);
   CLI::App* s = app->add_subcommand("step", "optimizer steps on random weights of a shape");
   s->callback([=] { *chosen = s; });
-  s->add_option("--shape", step->shape)
-      ->check(CLI::IsMember({"smollm2-135m", "gpt2", "t5-small", "t5-base", "t5-v1_1-base"}));
-  s->add_option("--method", step->method)->check(CLI::IsMember({"lora", "prompt", "full"}));
-  s->add_option("--rank", step->rank)->check(CLI::PositiveNumber);
-  s->add_option("--targets", step->targets);
-  s->add_option("--virtual-tokens", step->virtual_tokens)->check(CLI::PositiveNumber);
-  s->add_option("--batch-size", step->batch_size)->check(CLI::PositiveNumber);
-  s->add_option("--tokens", step->tokens)->check(CLI::PositiveNumber);
-  s->add_option("--target-tokens", step->target_tokens)->check(CLI::PositiveNumber);
-  s->add_option("--lengths", step->lengths, "LO:HI, drawn uniformly")
-      ->check([](const std::string& v) {
-        long long low = 0, high = 0;
-        char rest = 0;
-        const bool good = std::sscanf(v.c_str(), "%lld:%lld%c", &low, &high, &rest) == 2;
-        return good && low >= 1 && high >= low ? std::string() : "expected LO:HI, found " + v;
-      });
-  s->add_option("--labels", step->labels, "fraction of positions with a label")
-      ->check(CLI::Range(0.001, 1.0));
-  s->add_option("--precision", step->precision)->check(CLI::IsMember({"f32", "bf16"}));
-  s->add_option("--threads", step->threads)->check(CLI::Range(1, 1024));
-  s->add_option("--steps", step->steps)->check(CLI::PositiveNumber);
-  s->add_option("--warmup", step->warmup)->check(CLI::NonNegativeNumber);
-  s->add_flag("--recompute", step->recompute);
+  AddStepFlags(s, *step);
   CLI::App* g = app->add_subcommand("gemm", "one product with a packed frozen weight");
   g->callback([=] { *chosen = g; });
-  g->add_option("--m", gemm->m)->check(CLI::PositiveNumber);
-  g->add_option("--n", gemm->n)->check(CLI::PositiveNumber);
-  g->add_option("--k", gemm->k)->check(CLI::PositiveNumber);
-  g->add_option("--precision", gemm->precision)->check(CLI::IsMember({"f32", "bf16"}));
-  g->add_option("--weights", gemm->weights)->check(CLI::IsMember({"packed"}));
-  g->add_option("--threads", gemm->threads)->check(CLI::Range(1, 1024));
+  AddGemmFlags(g, *gemm);
 }
 
 }  // namespace permafrost

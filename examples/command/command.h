@@ -17,12 +17,26 @@ namespace permafrost {
 // A subcommand's run function; its status becomes the exit status (0, 1, or 130 for kCancelled).
 using Run = std::function<absl::Status()>;
 
+// A wrong command line that only the command itself can see: exit status 2.
+absl::Status UsageError(const std::string& message);
+bool IsUsageError(const absl::Status& status);
+
+// Checks of numbers. CLI11's own let NaN pass and name the largest double as their bound.
+CLI::Validator Positive();
+CLI::Validator NonNegative();
+CLI::Validator Between(double low, double high);
+
+// --config FILE. main.cc puts the file's flags behind those of the command line before they are
+// parsed; the option stands here for --help.
+void AddConfigFlag(CLI::App* app);
+
 // Registers a subcommand; `run` is called after parsing if it was chosen.
 struct Commands {
   CLI::App& app;
   std::vector<std::pair<CLI::App*, Run>> list;
   CLI::App* Add(const std::string& name, const std::string& description, Run run) {
     CLI::App* sub = app.add_subcommand(name, description);
+    AddConfigFlag(sub);
     list.emplace_back(sub, std::move(run));
     return sub;
   }
@@ -46,6 +60,13 @@ struct BaseFlags {
   int threads = 0;  // 0: all cores
 };
 void AddBaseFlags(CLI::App* app, BaseFlags& flags);
+
+// --recompute [attention|layers]; "" leaves the choice to DefaultRecompute.
+void AddRecomputeFlag(CLI::App* app, std::string& recompute);
+// T5's encoder attends from every row to every row of a text at full width, which makes what its
+// attention keeps the larger part of a step's memory: there it is recomputed.
+std::string DefaultRecompute(const ModelInfo& info);
+Recompute ParseRecompute(const std::string& recompute);
 
 // --adapter DIR, or NAME=DIR repeated
 void AddAdapterFlag(CLI::App* app, std::vector<std::string>& adapters);

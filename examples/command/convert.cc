@@ -172,15 +172,15 @@ absl::Status PromptToNpy(const ConvertFlags& f, Context& c, const Model& model) 
 absl::Status RunConvert(const ConvertFlags& f) {
   const bool from_npy = !f.prompt_npy.empty(), to_npy = !f.to_npy.empty();
   if (from_npy && (to_npy || !f.adapter.empty())) {
-    return absl::InvalidArgumentError(
+    return UsageError(
         "--prompt-npy FILE --out DIR makes an adapter: expected no --adapter and no --to-npy");
   }
   if (to_npy && (f.adapter.empty() || !f.out.empty())) {
-    return absl::InvalidArgumentError(
+    return UsageError(
         "--to-npy FILE writes the prompt of an adapter: expected --adapter DIR and no --out");
   }
   if (!to_npy && f.out.empty()) {
-    return absl::InvalidArgumentError("nothing to write: expected --out DIR or --to-npy FILE");
+    return UsageError("nothing to write: expected --out DIR or --to-npy FILE");
   }
   const int threads = f.threads > 0
                           ? f.threads
@@ -207,7 +207,7 @@ void AddConvert(Commands& commands) {
                   "prompt [P, D] that becomes an adapter in --out");
   app->add_option("--to-npy", flags->to_npy, "file for the prompt of --adapter");
   app->add_option("--threads", flags->threads, "threads (default: all cores)")
-      ->check(CLI::Range(1, 1024));
+      ->check(Between(1, 1024));
 }
 
 }  // namespace permafrost

@@ -240,8 +240,7 @@ void AddDataFlags(CLI::App* app, DataFlags& flags) {
   app->add_option("--label-words", flags.label_words, "label words by index: negative,positive");
   app->add_option("--label-column", flags.label_column, "column of the label")
       ->capture_default_str();
-  app->add_option("--max-tokens", flags.max_tokens, "longest input in tokens")
-      ->check(CLI::PositiveNumber);
+  app->add_option("--max-tokens", flags.max_tokens, "longest input in tokens")->check(Positive());
   app->add_flag("--truncate", flags.truncate, "cut longer inputs instead of stopping");
 }
 

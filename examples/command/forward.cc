@@ -4,6 +4,7 @@
 #include "data.h"
 #include "engine/check.h"
 #include "io/safetensors.h"
+#include "kernels/elementwise.h"
 #include "peft/trainer.h"
 
 namespace permafrost {
@@ -28,6 +29,12 @@ Tensor LineLogits(Context& c, const Model& model, Hooks& hooks, const TokenLine&
 }
 
 absl::Status RunForward(const ForwardFlags& flags) {
+  const bool gradients = !flags.gradients.empty();
+  if (gradients && flags.adapters.size() != 1) {
+    return UsageError(
+        absl::StrCat("--gradients are those of one adapter: expected one --adapter DIR, found ",
+                     flags.adapters.size()));
+  }
   PERMAFROST_ASSIGN_OR_RETURN(Session session, OpenSession(flags.base));
   PERMAFROST_ASSIGN_OR_RETURN(AdapterSet adapters, OpenAdapters(flags.adapters, session));
   PERMAFROST_ASSIGN_OR_RETURN(
@@ -39,8 +46,18 @@ absl::Status RunForward(const ForwardFlags& flags) {
   std::vector<Tensor> kept;
   std::vector<TensorView> views;
   const LineLosses losses = ComputeLosses(c, model, adapters, data.lines, 1);
+  if (gradients && losses.labelled == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flags.data_path, ": no labelled token, so there is no gradient"));
+  }
   for (size_t i = 0; i < data.lines.size(); ++i) {
     const Tensor logits = LineLogits(c, model, adapters, data.lines[i]);
+    if (!kernels::cpu::AllFinite(logits.f32(), logits.count())) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          flags.data_path, ":", data.line_numbers[i],
+          ": the logits are not finite: the base or the adapter overflows --precision ",
+          flags.base.precision));
+    }
     kept.push_back(logits);
     views.push_back(
         F32View(absl::StrCat("logits.", i), {logits.rows(), logits.columns()}, logits.values()));
@@ -49,18 +66,9 @@ absl::Status RunForward(const ForwardFlags& flags) {
   }
   PERMAFROST_RETURN_IF_ERROR(WriteSafetensors(flags.out, views));
 
-  if (flags.gradients.empty()) return absl::OkStatus();
-  if (adapters.size() == 0) {
-    return absl::InvalidArgumentError(
-        "--gradients: the bare base has no trainable tensor; expected --adapter DIR");
-  }
-  if (losses.labelled == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(flags.data_path, ": no labelled token, so there is no gradient"));
-  }
+  if (!gradients) return absl::OkStatus();
   AccumulateGradients(c, model, adapters, std::vector<std::vector<TokenLine>>{data.lines}, 0);
-  if (adapters.size() == 1) return WriteParameters(flags.gradients, *adapters.method(0), true);
-  return absl::InvalidArgumentError("--gradients: expected one adapter, found several");
+  return WriteParameters(flags.gradients, *adapters.method(0), true);
 }
 
 }  // namespace

@@ -65,19 +65,26 @@ class Output {
 };
 
 absl::Status RunGenerate(GenerateFlags f) {
+  if (f.adapters.size() > 1) {
+    return UsageError(absl::StrCat("a prompt runs with one adapter: expected one --adapter, found ",
+                                   f.adapters.size()));
+  }
   // transformers samples from the 50 likeliest tokens unless told otherwise.
   f.options.top_k = f.top_k >= 0 ? f.top_k : f.options.temperature > 0 ? 50 : 0;
   PERMAFROST_ASSIGN_OR_RETURN(Session session, OpenSession(f.base));
   PERMAFROST_ASSIGN_OR_RETURN(AdapterSet adapters, OpenAdapters(f.adapters, session));
   PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(session));
-  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> ids,
-                              tokenizer->Encode(f.prompt, Special::kAdd));
-  PERMAFROST_ASSIGN_OR_RETURN(const int task, adapters.TaskOf(""));
+  const absl::StatusOr<std::vector<int>> ids = tokenizer->Encode(f.prompt, Special::kAdd);
+  if (!ids.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--prompt: ", std::string(ids.status().message())));
+  }
+  const int task = adapters.size() == 1 ? adapters.method(0)->task() : kNoTask;
   Output output(*tokenizer, f.stop, !f.json);
   const bool beams = f.options.beams > 1;
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int32_t> generated,
                               Generate(*session.context, *session.model, adapters, task,
-                                       std::vector<int32_t>(ids.begin(), ids.end()), f.options,
+                                       std::vector<int32_t>(ids->begin(), ids->end()), f.options,
                                        [&](int32_t id) { return beams || output.Append(id); }));
   if (beams) {
     for (int32_t id : generated) {
@@ -105,22 +112,24 @@ void AddGenerate(Commands& commands) {
   AddAdapterFlag(app, f.adapters);
   app->add_option("--prompt", f.prompt, "the text to go on from")->required();
   app->add_option("--max-new-tokens", f.options.max_new_tokens, "longest continuation")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->capture_default_str();
   app->add_option("--temperature", f.options.temperature, "0: greedy")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NonNegative())
       ->capture_default_str();
   app->add_option("--top-k", f.top_k, "sampling: the k likeliest tokens (default 50; 0 = all)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(NonNegative());
   app->add_option("--top-p", f.options.top_p, "sampling: smallest set of this probability")
-      ->check(CLI::Range(1e-9, 1.0))
+      ->check(Between(1e-9, 1.0))
       ->capture_default_str();
   app->add_option("--repetition-penalty", f.options.repetition_penalty, "1: off")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->capture_default_str();
-  app->add_option("--seed", f.options.seed, "seed of sampling")->capture_default_str();
+  app->add_option("--seed", f.options.seed, "seed of sampling")
+      ->check(NonNegative())
+      ->capture_default_str();
   app->add_option("--beams", f.options.beams, "beam search of this width")
-      ->check(CLI::Range(1, 1024))
+      ->check(Between(1, 1024))
       ->capture_default_str();
   app->add_option("--length-penalty", f.options.length_penalty,
                   "exponent of the length in beam scores")

@@ -1,6 +1,7 @@
 // permafrost inspect: what a base, an adapter and a data file hold, and the memory that a training
 // step would take.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <map>
 #include <set>
@@ -133,7 +134,7 @@ Json DistributionJson(std::vector<int64_t> values) {
   int64_t total = 0;
   for (const int64_t v : values) total += v;
   const auto quantile = [&](double q) {
-    return values[static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5)];
+    return values[static_cast<size_t>(std::lround(q * static_cast<double>(values.size() - 1)))];
   };
   return {{"total", total},
           {"mean", static_cast<double>(total) / static_cast<double>(values.size())},
@@ -373,15 +374,15 @@ void AddInspect(Commands& commands) {
   app->add_option("--adapter", flags->adapter, "adapter folder");
   app->add_option("--data", flags->data_path, "data file");
   app->add_option("--batch-size", flags->batch_size, "memory plan: lines of a batch")
-      ->check(CLI::Range(1, 65536))
+      ->check(Between(1, 65536))
       ->capture_default_str();
   app->add_option("--tokens", flags->tokens,
                   "memory plan: tokens of a line (default: the longest of --data, else 128)")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(Between(1, 1 << 20));
   app->add_option(
          "--target-tokens", flags->target_tokens,
          "memory plan: decoder tokens of a T5 line (default: the longest of --data, else 8)")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(Between(1, 1 << 20));
   app->add_flag("--json", flags->json, "one JSON object");
 }
 

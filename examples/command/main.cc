@@ -3,7 +3,12 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
+#include <optional>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "command.h"
 #include "engine/check.h"
 #include "io/json.h"
@@ -13,52 +18,106 @@ namespace permafrost {
 namespace {
 
 int Fail(const std::string& message, int status) {
-  std::string line = message;  // one line, whatever a library's message holds
+  // One line without terminal codes, whatever a library's message or a stranger's file holds.
+  std::string line = message;
   for (char& c : line) {
-    if (c == '\n' || c == '\r') c = ' ';
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) c = ' ';
   }
   std::fprintf(stderr, "error: %s\n", line.c_str());
   return status;
 }
 
-std::string AsFlagValue(const nlohmann::json& value) {
-  return value.is_string() ? value.get<std::string>() : value.dump();
+// The command that the first words name, down to the last subcommand; "" and the app itself for
+// none. Error: a word that is no command.
+struct Chosen {
+  CLI::App* app;
+  std::string name;
+};
+absl::StatusOr<Chosen> ChooseCommand(CLI::App& app, const std::vector<std::string>& words) {
+  Chosen chosen{&app, ""};
+  for (const std::string& word : words) {
+    if (chosen.app->get_subcommands({}).empty()) break;
+    if (word == "--help" || word == "-h" || word == "--version") break;
+    const std::vector<CLI::App*> named =
+        chosen.app->get_subcommands([&](const CLI::App* sub) { return sub->get_name() == word; });
+    if (named.empty()) {
+      return UsageError(absl::StrCat("unknown command", chosen.name, " ", word, "; see permafrost",
+                                     chosen.name, " --help"));
+    }
+    absl::StrAppend(&chosen.name, " ", word);
+    chosen.app = named[0];
+  }
+  return chosen;
 }
 
-// Flags of a --config file (JSON with the flags' names) that the command line does not give itself.
-absl::Status ExpandConfig(std::vector<std::string>& arguments) {
-  const auto it = std::find(arguments.begin(), arguments.end(), "--config");
-  if (it == arguments.end() || it + 1 == arguments.end()) return absl::OkStatus();
-  const std::string path = *(it + 1);
-  arguments.erase(it, it + 2);
-  PERMAFROST_ASSIGN_OR_RETURN(const nlohmann::json config, ReadJsonFile(path));
+bool IsGiven(const std::vector<std::string>& arguments, const std::string& flag) {
+  return std::any_of(arguments.begin(), arguments.end(), [&](const std::string& a) {
+    return a == flag || absl::StartsWith(a, flag + "=");
+  });
+}
+
+// The value of --config, if it is given.
+std::optional<std::string> ConfigPath(const std::vector<std::string>& arguments) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (absl::StartsWith(arguments[i], "--config=")) return arguments[i].substr(9);
+    if (arguments[i] == "--config" && i + 1 < arguments.size()) return arguments[i + 1];
+  }
+  return std::nullopt;
+}
+
+// The words that stand for one entry of a --config file.
+absl::Status AppendEntry(const std::string& where, const CLI::Option& option,
+                         const nlohmann::json& value, std::vector<std::string>& arguments) {
+  const std::string flag = "--" + option.get_lnames()[0];
+  const bool is_switch = option.get_expected_max() == 0;
+  if (value.is_null() || value == false) return absl::OkStatus();
+  if (is_switch && value == true) {
+    arguments.push_back(flag);
+    return absl::OkStatus();
+  }
+  const nlohmann::json list = value.is_array() ? value : nlohmann::json::array({value});
+  std::vector<std::string> texts;
+  for (const nlohmann::json& v : list) {
+    if (is_switch || !(v.is_string() || v.is_number())) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, "expected ", is_switch ? "true or false" : "a string or a number",
+                       ", found ", DescribeJson(value)));
+    }
+    texts.push_back(v.is_string() ? v.get<std::string>() : v.dump());
+  }
+  const bool repeats = option.get_items_expected_max() > 1;
+  if (!repeats) texts = {absl::StrJoin(texts, ",")};  // --targets q_proj,v_proj
+  for (const std::string& text : texts) arguments.push_back(absl::StrCat(flag, "=", text));
+  return absl::OkStatus();
+}
+
+// Adds the flags of a --config file that the command line does not give itself.
+absl::Status ExpandConfig(const Chosen& command, std::vector<std::string>& arguments) {
+  const std::optional<std::string> path = ConfigPath(arguments);
+  if (!path.has_value()) return absl::OkStatus();
+  PERMAFROST_ASSIGN_OR_RETURN(const nlohmann::json config, ReadJsonFile(*path));
   if (!config.is_object()) {
-    return absl::InvalidArgumentError(path + ": expected an object of flags, found " +
+    return absl::InvalidArgumentError(*path + ": expected an object of flags, found " +
                                       DescribeJson(config));
   }
+  const std::vector<std::string> given = arguments;
   for (const auto& [key, value] : config.items()) {
-    std::string flag = "--" + key;
-    std::replace(flag.begin() + 2, flag.end(), '_', '-');
-    const bool given = std::any_of(arguments.begin(), arguments.end(), [&](const std::string& a) {
-      return a == flag || a.rfind(flag + "=", 0) == 0;
-    });
-    if (given || value.is_null() || value == false) continue;
-    if (value.is_array()) {
-      for (const nlohmann::json& v : value) {
-        arguments.push_back(flag);
-        arguments.push_back(AsFlagValue(v));
-      }
-      continue;
+    std::string name = key;
+    std::replace(name.begin(), name.end(), '_', '-');
+    const CLI::Option* option = command.app->get_option_no_throw("--" + name);
+    if (option == nullptr || name == "config") {
+      return UsageError(absl::StrCat(*path, ": ", key, " is no flag of", command.name,
+                                     "; see permafrost", command.name, " --help"));
     }
-    arguments.push_back(flag);
-    if (value != true) arguments.push_back(AsFlagValue(value));
+    if (IsGiven(given, "--" + name)) continue;
+    PERMAFROST_RETURN_IF_ERROR(
+        AppendEntry(absl::StrCat(*path, ": ", key, ": "), *option, value, arguments));
   }
   return absl::OkStatus();
 }
 
-bool UnknownCommand(const Commands& commands, const std::string& name) {
-  return std::none_of(commands.list.begin(), commands.list.end(),
-                      [&](const auto& entry) { return entry.first->get_name() == name; });
+int FailWith(const absl::Status& status) {
+  return Fail(std::string(status.message()), IsUsageError(status) ? 2 : 1);
 }
 
 int Main(int argc, char** argv) {
@@ -80,11 +139,10 @@ int Main(int argc, char** argv) {
   AddTokenize(commands);
 
   std::vector<std::string> arguments(argv + 1, argv + argc);
-  if (!arguments.empty() && arguments[0][0] != '-' && UnknownCommand(commands, arguments[0])) {
-    return Fail("unknown command " + arguments[0] + "; see permafrost --help", 2);
-  }
-  if (const absl::Status status = ExpandConfig(arguments); !status.ok()) {
-    return Fail(std::string(status.message()), 1);
+  const absl::StatusOr<Chosen> chosen = ChooseCommand(app, arguments);
+  if (!chosen.ok()) return FailWith(chosen.status());
+  if (const absl::Status status = ExpandConfig(*chosen, arguments); !status.ok()) {
+    return FailWith(status);
   }
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
   try {
@@ -94,7 +152,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::CallForVersion& e) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
-    return Fail(std::string(e.what()) + "; see permafrost --help", 2);
+    return Fail(absl::StrCat(e.what(), "; see permafrost", chosen->name, " --help"), 2);
   }
   for (auto& [sub, run] : commands.list) {
     if (!sub->parsed()) continue;
@@ -106,7 +164,7 @@ int Main(int argc, char** argv) {
       Say(std::string(status.message()));
       return 130;
     }
-    return status.ok() ? 0 : Fail(std::string(status.message()), 1);
+    return status.ok() ? 0 : FailWith(status);
   }
   return 0;
 }

@@ -246,7 +246,7 @@ void AddNeighbors(Commands& commands) {
   AddBaseFlags(app, flags->base);
   app->add_option("--adapter", flags->adapter, "prompt adapter folder")->required();
   app->add_option("--top", flags->top, "pieces for each virtual token")
-      ->check(CLI::Range(1, 1000))
+      ->check(Between(1, 1000))
       ->capture_default_str();
   app->add_flag("--json", flags->json, "one JSON object");
 }

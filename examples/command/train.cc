@@ -13,12 +13,19 @@
 #include "nlohmann/json.hpp"
 #include "peft/prompt_init.h"
 #include "peft/trainer.h"
+#include "predictions.h"
 
 namespace permafrost {
 namespace {
 
 // Set by SIGINT and SIGTERM; the trainer writes a checkpoint and stops.
-std::atomic<bool> interrupt{false};
+std::atomic<bool> g_interrupt{false};
+
+// A second signal ends the process at once.
+void OnInterrupt(int signal) {
+  g_interrupt = true;
+  std::signal(signal, SIG_DFL);
+}
 
 struct TrainFlags {
   BaseFlags base;
@@ -39,7 +46,8 @@ struct TrainFlags {
   std::string optimizer, schedule, order = "shuffle", score = "sum";
   double lr = -1, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = -1, clip = 0;
   double z_loss = -1;
-  bool resume = false, quiet = false, recompute = false;
+  std::string recompute;
+  bool resume = false, quiet = false;
 };
 
 // Values that flags leave open, by method and model (peft-survey section 3).
@@ -156,6 +164,8 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"virtual_tokens", f.virtual_tokens},
           {"init", f.init},
           {"init_text", f.init_text},
+          {"init_file", f.init_file},
+          {"init_range", f.init_range},
           {"rank", f.rank},
           {"alpha", f.alpha},
           {"dropout", f.dropout},
@@ -183,6 +193,7 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"input", f.data.input},
           {"target", f.data.target},
           {"label_words", f.data.label_words},
+          {"label_column", f.data.label_column},
           {"max_tokens", f.data.max_tokens},
           {"truncate", f.data.truncate}};
 }
@@ -212,13 +223,25 @@ void ShowProgress(const StepReport& r) {
   if (r.step == r.steps) std::fprintf(stderr, "\n");
 }
 
-absl::Status RunTrain(TrainFlags f) {
+absl::Status CheckFlags(const TrainFlags& f) {
   if (f.method.empty() == f.init_adapter.empty()) {
-    return absl::InvalidArgumentError(
-        "expected one of --method METHOD and --init-adapter DIR, found both or neither");
+    return UsageError(absl::StrCat("expected one of --method METHOD and --init-adapter DIR, found ",
+                                   f.method.empty() ? "neither" : "both"));
   }
+  if (f.init == "text" && f.init_text.empty()) {
+    return UsageError("--init text: expected the text, --init-text TEXT");
+  }
+  if (f.init == "file" && f.init_file.empty()) {
+    return UsageError("--init file: expected the file, --init-file FILE");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunTrain(TrainFlags f) {
+  PERMAFROST_RETURN_IF_ERROR(CheckFlags(f));
   PERMAFROST_ASSIGN_OR_RETURN(Session session, OpenSession(f.base));
-  session.context->recompute = f.recompute;
+  if (f.recompute.empty()) f.recompute = DefaultRecompute(session.model->info());
+  session.context->recompute = ParseRecompute(f.recompute);
   PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(f, session));
   AdapterSet hooks;
   hooks.Add("", adapter.method);
@@ -227,21 +250,22 @@ absl::Status RunTrain(TrainFlags f) {
                               LoadData(f.data_path, f.data, Labels::kRequired, session, hooks));
   int64_t labelled = 0;
   for (const TokenLine& line : data.lines) {
-    for (int32_t label : line.labels) labelled += label != kIgnoredLabel;
+    // Without a prompt nothing predicts a decoder's first token.
+    const bool first = session.model->info().encoder_decoder || hooks.VirtualTokens(line.task) > 0;
+    for (size_t i = first ? 0 : 1; i < line.labels.size(); ++i) {
+      labelled += line.labels[i] != kIgnoredLabel;
+    }
   }
   if (labelled == 0) {
     return absl::InvalidArgumentError(absl::StrCat(
-        f.data_path, ": no labelled token: expected at least one label other than -100"));
+        f.data_path,
+        ": no labelled token: expected at least one label other than -100 that a token predicts"));
   }
   EvaluationSet evaluation;
   if (!f.eval_path.empty()) {
     PERMAFROST_ASSIGN_OR_RETURN(const LoadedData eval,
                                 LoadData(f.eval_path, f.data, Labels::kRequired, session, hooks));
-    evaluation = MakeEvaluationSet(eval,
-                                   f.score == "mean"    ? Score::kMean
-                                   : f.score == "first" ? Score::kFirst
-                                                        : Score::kSum,
-                                   f.eval_batch_size);
+    evaluation = MakeEvaluationSet(eval, ScoreOf(f.score), f.eval_batch_size);
   }
   PERMAFROST_ASSIGN_OR_RETURN(const std::string data_hash, FileHash(f.data_path));
   const nlohmann::json settings = Settings(f, *session.model, data_hash);
@@ -265,12 +289,13 @@ absl::Status RunTrain(TrainFlags f) {
   options.settings = settings.dump();
 
   TrainEvents events;
-  events.interrupt = &interrupt;
-  std::signal(SIGINT, [](int) { interrupt = true; });
-  std::signal(SIGTERM, [](int) { interrupt = true; });
+  events.interrupt = &g_interrupt;
+  std::signal(SIGINT, OnInterrupt);
+  std::signal(SIGTERM, OnInterrupt);
   if (!f.quiet) {
     Say(absl::StrFormat("training %d parameters of %s on %d lines; base %d parameters, frozen",
-                        hooks.method(0)->parameters().count(), f.method, data.lines.size(),
+                        hooks.method(0)->parameters().count(),
+                        f.method.empty() ? f.init_adapter : f.method, data.lines.size(),
                         session.model->parameter_count()));
     Say(absl::StrCat("settings: ", settings.dump()));
     if (StderrIsTerminal()) events.on_step = ShowProgress;
@@ -318,7 +343,7 @@ void AddTrain(Commands& commands) {
   app->add_option("--out", f.out, "folder for the adapter, logs and checkpoint")->required();
   app->add_option("--virtual-tokens", f.virtual_tokens,
                   "prompt: rows (default 100 for T5, else 20)")
-      ->check(CLI::Range(1, 100000));
+      ->check(Between(1, 100000));
   app->add_option("--init", f.init, "prompt: initialisation (default vocab)")
       ->check(CLI::IsMember({"random", "normal", "vocab", "labels", "text", "file"}));
   app->add_option("--init-text", f.init_text, "prompt: text for --init text");
@@ -326,72 +351,66 @@ void AddTrain(Commands& commands) {
                   "prompt: .npy file or adapter folder for --init file");
   app->add_option("--init-range", f.init_range,
                   "prompt: half width of --init random, deviation of --init normal")
+      ->check(Positive())
       ->capture_default_str();
-  app->add_option("--rank", f.rank, "LoRA rank")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str();
-  app->add_option("--alpha", f.alpha, "LoRA alpha")->capture_default_str();
+  app->add_option("--rank", f.rank, "LoRA rank")->check(Between(1, 65536))->capture_default_str();
+  app->add_option("--alpha", f.alpha, "LoRA alpha")->check(Positive())->capture_default_str();
   app->add_option("--dropout", f.dropout, "LoRA dropout")
-      ->check(CLI::Range(0.0, 0.999))
+      ->check(Between(0.0, 0.999))
       ->capture_default_str();
   app->add_flag("--rslora", f.rslora, "LoRA: scale alpha / sqrt(rank)");
   app->add_option("--targets", f.targets, "LoRA: module names, e.g. q_proj,v_proj or all-linear");
-  app->add_option("--steps", f.steps, "optimizer steps (instead of --epochs)")
-      ->check(CLI::PositiveNumber);
+  app->add_option("--steps", f.steps, "optimizer steps (instead of --epochs)")->check(Positive());
   app->add_option("--epochs", f.epochs, "passes over the data")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->capture_default_str();
   app->add_option("--batch-size", f.batch_size, "lines of a batch")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->capture_default_str();
   app->add_option("--accumulate", f.accumulate, "batches of an optimizer step")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->capture_default_str();
   app->add_option("--optimizer", f.optimizer, "default adafactor for T5 prompts, else adamw")
       ->check(CLI::IsMember({"adamw", "adafactor", "sgd"}));
-  app->add_option("--lr", f.lr, "learning rate (default by method)")->check(CLI::NonNegativeNumber);
+  app->add_option("--lr", f.lr, "learning rate (default by method)")->check(NonNegative());
   app->add_option("--beta1", f.beta1, "AdamW, SGD momentum")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(Between(0.0, 1.0))
       ->capture_default_str();
-  app->add_option("--beta2", f.beta2, "AdamW")->check(CLI::Range(0.0, 1.0))->capture_default_str();
-  app->add_option("--epsilon", f.epsilon, "AdamW")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  app->add_option("--weight-decay", f.weight_decay, "default by method")
-      ->check(CLI::NonNegativeNumber);
+  app->add_option("--beta2", f.beta2, "AdamW")->check(Between(0.0, 1.0))->capture_default_str();
+  app->add_option("--epsilon", f.epsilon, "AdamW")->check(NonNegative())->capture_default_str();
+  app->add_option("--weight-decay", f.weight_decay, "default by method")->check(NonNegative());
   app->add_option("--clip", f.clip, "largest gradient norm; 0 = off")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NonNegative())
       ->capture_default_str();
   app->add_option("--schedule", f.schedule, "default linear (constant for adafactor)")
       ->check(CLI::IsMember({"constant", "linear", "cosine", "inverse-sqrt"}));
-  app->add_option("--warmup", f.warmup, "warm-up steps")->check(CLI::NonNegativeNumber);
+  app->add_option("--warmup", f.warmup, "warm-up steps")->check(NonNegative());
   app->add_option("--order", f.order, "order of the lines")
       ->check(CLI::IsMember({"shuffle", "file"}))
       ->capture_default_str();
   app->add_option("--seed", f.seed, "seed of everything random")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NonNegative())
       ->capture_default_str();
   app->add_option("--z-loss", f.z_loss,
                   "weight of squared log-partition (1e-4 for T5 prompts with adafactor)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(NonNegative());
   app->add_option("--eval-every", f.eval_every, "steps between evaluations (default: at the end)")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   app->add_option("--eval-batch-size", f.eval_batch_size, "lines")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->capture_default_str();
   app->add_option("--score", f.score, "score of a label word")
       ->check(CLI::IsMember({"sum", "mean", "first"}))
       ->capture_default_str();
   app->add_option("--patience", f.patience, "stop after so many evaluations without improvement")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   app->add_option("--checkpoint-every", f.checkpoint_every, "steps between checkpoints")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   app->add_option("--log-every", f.log_every, "steps between lines of metrics.jsonl")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->capture_default_str();
   app->add_flag("--resume", f.resume, "go on from the checkpoint in --out");
-  app->add_flag("--recompute", f.recompute,
-                "recompute layers in the backward pass: less memory, more time");
+  AddRecomputeFlag(app, f.recompute);
   app->add_flag("--quiet", f.quiet, "no messages");
 }
 

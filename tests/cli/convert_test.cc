@@ -1,83 +1,41 @@
 // permafrost convert, as a user runs it: a GGUF base as a folder gives the same logits and the same
 // token ids bit for bit, a merged LoRA what the adapter gives within rounding, a prompt survives
 // the way to .npy and back.
-#include <sys/wait.h>
-
-#include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <filesystem>
 #include <string>
 #include <vector>
 
-#include "gmock/gmock.h"
-#include "gtest/gtest.h"
 #include "io/file.h"
 #include "io/npy.h"
 #include "io/safetensors.h"
+#include "tests/cli/command_test_util.h"
 
 namespace permafrost {
 namespace {
 
-using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-struct Outcome {
-  int status = -1;
-  std::string text;  // stdout and stderr
-};
+// Rounding only: contract.md's bound on logits over up to 4 layers, of the largest logit.
+constexpr double kBound = 2e-5;
 
-// `arguments` go through the shell; every path in them is quoted by Quoted.
-Outcome RunCommand(const std::string& arguments) {
-  FILE* pipe = popen((std::string(PERMAFROST_BINARY) + " " + arguments + " 2>&1").c_str(), "r");
-  Outcome outcome;
-  if (pipe == nullptr) return outcome;
-  char buffer[4096];
-  for (size_t n = 0; (n = fread(buffer, 1, sizeof(buffer), pipe)) > 0;) {
-    outcome.text.append(buffer, n);
-  }
-  const int status = pclose(pipe);
-  if (WIFEXITED(status)) outcome.status = WEXITSTATUS(status);
-  return outcome;
-}
+std::string ModelFolder(const std::string& name) { return GoldenModel(name); }
 
-std::string Quoted(const std::string& path) { return "'" + path + "'"; }
-
-std::string ModelFolder(const std::string& name) {
-  return std::string(PERMAFROST_GOLDEN) + "/models/" + name;
-}
-
-std::string Stories() {
-  return std::string(PERMAFROST_SOURCE_DIR) + "/examples/data/stories260k/stories260K.gguf";
-}
-
-class ConvertTest : public ::testing::Test {
+class ConvertTest : public CommandTest {
  protected:
-  void SetUp() override {
-    folder_ = ::testing::TempDir() + "permafrost_" +
-              ::testing::UnitTest::GetInstance()->current_test_info()->name();
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  std::string Path(const std::string& name) const { return folder_ + "/" + name; }
-
-  void Expect(const std::string& arguments) {
-    const Outcome outcome = RunCommand(arguments);
-    EXPECT_EQ(outcome.status, 0) << arguments << "\n" << outcome.text;
-  }
+  void Expect(const std::string& arguments) const { Output(arguments); }
 
   // The file of `permafrost forward`.
-  absl::StatusOr<SafetensorsFile> Forward(const std::string& base, const std::string& data,
-                                          const std::string& adapter, const std::string& name) {
+  absl::StatusOr<SafetensorsFile> ForwardFile(const std::string& base, const std::string& data,
+                                              const std::string& adapter,
+                                              const std::string& name) const {
     Expect("forward --threads 1 --base " + Quoted(base) + " --data " + Quoted(data) + " --out " +
            Quoted(Path(name)) + (adapter.empty() ? "" : " --adapter " + Quoted(adapter)));
     return SafetensorsFile::Open(Path(name));
   }
-
- private:
-  std::string folder_;
+  // The logits of `base` with `adapter` are those of the `merged` base within kBound, and not
+  // those of the bare base.
+  void ExpectMerged(const std::string& base, const std::string& adapter, const std::string& merged,
+                    const std::string& data) const;
 };
 
 std::vector<float> Values(const TensorView& t) {
@@ -115,15 +73,15 @@ TEST_F(ConvertTest, GgufFolderGivesTheSameLogitsAndIds) {
                                   "{\"text\": \"aaaaaaaaaaa\"}\n{\"text\": \"\"}\n"))
           .ok());
   Expect("convert --base " + Quoted(Stories()) + " --out " + Quoted(out));
-  const auto expected = Forward(Stories(), data, "", "a.safetensors");
-  const auto found = Forward(out, data, "", "b.safetensors");
+  const auto expected = ForwardFile(Stories(), data, "", "a.safetensors");
+  const auto found = ForwardFile(out, data, "", "b.safetensors");
   ASSERT_TRUE(expected.ok() && found.ok());
   ExpectSameBits(*expected, *found);
   for (const char* flag : {"", " --plain"}) {
     const std::string tail = " --data " + Quoted(texts) + flag;
-    const Outcome ids = RunCommand("tokenize --base " + Quoted(Stories()) + tail);
-    EXPECT_THAT(ids.text, StartsWith("{\"ids\":["));
-    EXPECT_EQ(ids.text, RunCommand("tokenize --base " + Quoted(out) + tail).text);
+    const std::string ids = Output("tokenize --base " + Quoted(Stories()) + tail);
+    EXPECT_THAT(ids, StartsWith("{\"ids\":["));
+    EXPECT_EQ(ids, Output("tokenize --base " + Quoted(out) + tail));
   }
 }
 
@@ -132,8 +90,8 @@ TEST_F(ConvertTest, FolderGivesTheSameLogitsAndTensors) {
     SCOPED_TRACE(name);
     const std::string base = ModelFolder(name), data = base + "/data.jsonl", out = Path(name);
     Expect("convert --base " + Quoted(base) + " --out " + Quoted(out));
-    const auto expected = Forward(base, data, "", "a.safetensors");
-    const auto found = Forward(out, data, "", "b.safetensors");
+    const auto expected = ForwardFile(base, data, "", "a.safetensors");
+    const auto found = ForwardFile(out, data, "", "b.safetensors");
     ASSERT_TRUE(expected.ok() && found.ok());
     ExpectSameBits(*expected, *found);
     const auto from = SafetensorsFile::Open(base + "/model.safetensors");
@@ -148,36 +106,73 @@ TEST_F(ConvertTest, FolderGivesTheSameLogitsAndTensors) {
   }
 }
 
+void ConvertTest::ExpectMerged(const std::string& base, const std::string& adapter,
+                               const std::string& merged, const std::string& data) const {
+  const auto expected = ForwardFile(base, data, adapter, "a.safetensors");
+  const auto found = ForwardFile(merged, data, "", "b.safetensors");
+  const auto bare = ForwardFile(base, data, "", "c.safetensors");
+  ASSERT_TRUE(expected.ok() && found.ok() && bare.ok());
+  for (const TensorView& t : expected->tensors()) {
+    if (!t.name.starts_with("logits")) continue;
+    ASSERT_NE(found->Find(t.name), nullptr);
+    const std::vector<float> a = Values(t), b = Values(*found->Find(t.name)),
+                             c = Values(*bare->Find(t.name));
+    ASSERT_EQ(a.size(), b.size());
+    float difference = 0, effect = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+      difference = std::max(difference, std::abs(a[i] - b[i]));
+      effect = std::max(effect, std::abs(a[i] - c[i]));
+    }
+    EXPECT_LE(difference, kBound * LargestMagnitude(a)) << t.name;
+    EXPECT_GT(effect, 100 * kBound * LargestMagnitude(a)) << t.name;
+  }
+}
+
 // Merging changes the order of a few roundings per output and layer: W x + s B (A x) becomes
 // (W + s B A) x. With inner sizes of at most about 100, each product is off by at most 100 x 2^-24
-// of its operands' norms; over up to 4 layers 2e-5 of the largest logit, contract.md's bound.
+// of its operands' norms.
 TEST_F(ConvertTest, MergedLoraGivesWhatTheAdapterGives) {
-  constexpr double kBound = 2e-5;
   for (const char* name : {"gpt2-1", "llama-1", "mistral-1", "qwen2-1", "t5-v1_0-1", "t5-v1_1-1"}) {
     SCOPED_TRACE(name);
-    const std::string base = ModelFolder(name), data = base + "/data.jsonl", out = Path(name),
-                      lora = base + "/adapters/lora";
+    const std::string base = ModelFolder(name), lora = GoldenAdapter(name, "lora");
     Expect("convert --base " + Quoted(base) + " --adapter " + Quoted(lora) + " --out " +
-           Quoted(out));
-    const auto expected = Forward(base, data, lora, "a.safetensors");
-    const auto found = Forward(out, data, "", "b.safetensors");
-    const auto bare = Forward(base, data, "", "c.safetensors");
-    ASSERT_TRUE(expected.ok() && found.ok() && bare.ok());
-    for (const TensorView& t : expected->tensors()) {
-      if (!t.name.starts_with("logits")) continue;
-      ASSERT_NE(found->Find(t.name), nullptr);
-      const std::vector<float> a = Values(t), b = Values(*found->Find(t.name)),
-                               c = Values(*bare->Find(t.name));
-      ASSERT_EQ(a.size(), b.size());
-      float difference = 0, effect = 0;
-      for (size_t i = 0; i < a.size(); ++i) {
-        difference = std::max(difference, std::abs(a[i] - b[i]));
-        effect = std::max(effect, std::abs(a[i] - c[i]));
-      }
-      EXPECT_LE(difference, kBound * LargestMagnitude(a)) << t.name;
-      EXPECT_GT(effect, 100 * kBound * LargestMagnitude(a)) << t.name;
-    }
+           Quoted(Path(name)));
+    ExpectMerged(base, lora, Path(name), base + "/data.jsonl");
   }
+}
+
+// A fully trained model as a base of its own, in the tensors' stored orientation; a tied head
+// stays tied.
+TEST_F(ConvertTest, MergedFullModelGivesWhatTheAdapterGives) {
+  for (const char* name : {"gpt2-1", "llama-2", "t5-v1_0-1", "t5-v1_1-1"}) {
+    SCOPED_TRACE(name);
+    const std::string base = ModelFolder(name), data = base + "/data.jsonl", full = Path("full"),
+                      out = Path(name);
+    Expect("train --quiet --threads 1 --method full --steps 3 --batch-size 4 --lr 0.01 --base " +
+           Quoted(base) + " --data " + Quoted(data) + " --out " + full);
+    Expect("convert --base " + Quoted(base) + " --adapter " + full + " --out " + Quoted(out));
+    ExpectMerged(base, full, out, data);
+    const auto from = SafetensorsFile::Open(base + "/model.safetensors");
+    const auto to = SafetensorsFile::Open(out + "/model.safetensors");
+    ASSERT_TRUE(from.ok() && to.ok());
+    for (const TensorView& t : to->tensors()) EXPECT_EQ(from->Find(t.name)->shape, t.shape);
+    // Merged once, nothing of it is left to merge.
+    Expect("convert --base " + Quoted(out) + " --out " + Quoted(Path("again")));
+    ExpectSameBits(*to, *SafetensorsFile::Open(Path("again/model.safetensors")));
+    std::filesystem::remove_all(full);
+    std::filesystem::remove_all(Path("again"));
+  }
+}
+
+TEST_F(ConvertTest, LoraMergedIntoAGguf) {
+  const std::string base = Quoted(Stories());
+  Expect(
+      "train --quiet --threads 1 --method lora --rank 4 --targets all-linear --steps 3 "
+      "--batch-size 4 --lr 0.05 --task sms_spam --base " +
+      base + " --data " + Quoted(SmsSpam("eval.tsv")) + " --out " + Path("lora"));
+  Expect("convert --base " + base + " --adapter " + Path("lora") + " --out " + Path("merged"));
+  ExpectMerged(Stories(), Path("lora"), Path("merged"),
+               Write("ids.jsonl", "{\"input_ids\": [1, 403, 407, 261, 378, 432]}\n"));
 }
 
 TEST_F(ConvertTest, PromptsGoToNpyAndBack) {
@@ -205,14 +200,9 @@ TEST_F(ConvertTest, ErrorsAreOneLineAndLeaveNothing) {
   const std::string base = ModelFolder("llama-1"), prompt = base + "/adapters/prompt",
                     lora = base + "/adapters/lora", out = Path("out");
   const auto expect = [&](const std::string& arguments, const std::string& message) {
-    const Outcome outcome = RunCommand("convert --base " + Quoted(base) + arguments);
-    EXPECT_EQ(outcome.status, 1) << arguments;
-    EXPECT_THAT(outcome.text, StartsWith("error: "));
-    EXPECT_THAT(outcome.text, HasSubstr(message));
-    EXPECT_EQ(std::count(outcome.text.begin(), outcome.text.end(), '\n'), 1) << outcome.text;
-    EXPECT_FALSE(std::filesystem::exists(out));
+    ExpectBad("convert --base " + Quoted(base) + arguments, {message});
+    EXPECT_FALSE(Exists("out"));
   };
-  expect("", "--out DIR or --to-npy FILE");
   expect(" --adapter " + Quoted(prompt) + " --out " + Quoted(out), "cannot be merged");
   expect(" --adapter " + Quoted(lora) + " --to-npy " + Quoted(Path("x.npy")), "a prompt adapter");
   expect(" --prompt-npy " + Quoted(Path("none.npy")) + " --out " + Quoted(out), "none.npy");
