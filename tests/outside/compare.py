@@ -241,11 +241,12 @@ def check_roundtrip(command, world, report):
 
 def check_storage(command, world, report):
     """Shards, F16 and BF16 files, and a config as transformers 4 wrote it."""
-    for label, dtype, shard in (("sharded", torch.float32, "40KB"), ("bf16", torch.bfloat16, None), ("f16", torch.float16, None),
-                                ("bf16-sharded", torch.bfloat16, "20KB"), ("config-v4", torch.float32, None)):
+    weights = sum(p.numel() for p in world.base.parameters())
+    for label, dtype, shards in (("sharded", torch.float32, 4), ("bf16", torch.bfloat16, 1), ("f16", torch.float16, 1),
+                                 ("bf16-sharded", torch.bfloat16, 3), ("config-v4", torch.float32, 1)):
         folder = world.path(f"base-{label}")
-        world.make(folder, dtype, shard)
-        if shard and not os.path.exists(os.path.join(folder, "model.safetensors.index.json")):
+        world.make(folder, dtype, weights * dtype.itemsize // shards if shards > 1 else None)
+        if shards > 1 and not os.path.exists(os.path.join(folder, "model.safetensors.index.json")):
             raise RuntimeError(f"{label}: transformers wrote no shards")
         if label == "config-v4":
             rewrite_config(folder)
@@ -301,7 +302,10 @@ def check_variants(command, world, report):
     world.add("all-linear", world.lora(target_modules="all-linear"))
     world.add("layers", world.lora(target_modules=world.targets, layers_to_transform=[0]))
     world.add("excluded", world.lora(target_modules=world.targets, exclude_modules=[leaf]))
-    for name in ("rslora", "patterns", "patterns-rslora", "regex", "dotted", "all-linear", "layers", "excluded"):
+    world.add("excluded-regex", world.lora(target_modules=world.targets, exclude_modules=rf".*{layer}.*{leaf}"))
+    world.add("dropout", world.lora(target_modules=world.targets, lora_dropout=0.3))
+    for name in ("rslora", "patterns", "patterns-rslora", "regex", "dotted", "all-linear", "layers", "excluded", "excluded-regex",
+                 "dropout"):
         try:
             check_forward(command, world, report, (name,), "lora variants")
         except Exception as error:  # noqa: BLE001  (one refused variant must not hide the others)
