@@ -191,15 +191,16 @@ class ActivationEstimate {
     const bool from_encoder = InputRows(s) != Rows(s.stack);
     const int part = s.projection == Projection::kDown ? 1 : 0;
     if (inputs_.insert({s.stack, from_encoder ? -1 : s.layer, s.sublayer, part}).second) {
-      kept_ += InputRows(s) * place.inputs * bytes_;
+      Keep(s, InputRows(s) * place.inputs * bytes_);
     }
   }
 
-  int64_t kept() const { return kept_; }
-  // With each layer recomputed: the layers' inputs and what one layer keeps.
-  int64_t recomputed() const {
-    const int64_t layers = static_cast<int64_t>(layers_.size());
-    return layer_inputs_ + (layers > 0 ? (kept_ + layers - 1) / layers : 0);
+  // With what is recomputed, one layer's part of it is there while its turn lasts.
+  int64_t Kept(Recompute recompute) const {
+    const int64_t layers = std::max<int64_t>(1, static_cast<int64_t>(layers_.size()));
+    if (recompute == Recompute::kAttention) return kept_ - attention_ + attention_ / layers;
+    if (recompute == Recompute::kLayers) return layer_inputs_ + kept_ / layers;
+    return kept_;
   }
 
  private:
@@ -220,22 +221,26 @@ class ActivationEstimate {
     const bool relu = model_.info().encoder_decoder && !gated_;
     switch (s.projection) {
       case Projection::kOutput:
-        kept_ += rows * place.inputs * bytes_;
+        Keep(s, rows * place.inputs * bytes_);
         break;
       case Projection::kDown:
         break;
       case Projection::kUp:
-        kept_ += relu ? rows * place.outputs / 8 : rows * place.outputs * bytes_;
+        Keep(s, relu ? rows * place.outputs / 8 : rows * place.outputs * bytes_);
         break;
       default:
-        kept_ += rows * place.outputs * bytes_;
+        Keep(s, rows * place.outputs * bytes_);
     }
+  }
+  void Keep(const SiteId& s, int64_t bytes) {
+    kept_ += bytes;
+    if (s.sublayer != Sublayer::kFeedForward) attention_ += bytes;
   }
 
   const Model& model_;
   int64_t encoder_rows_, decoder_rows_, bytes_;
   bool gated_ = false;
-  int64_t kept_ = 0, layer_inputs_ = 0;
+  int64_t kept_ = 0, attention_ = 0, layer_inputs_ = 0;  // attention_: of kept_
   std::set<std::tuple<Stack, int, Sublayer>> sublayers_;
   std::set<std::tuple<Stack, int, Sublayer, int>> inputs_;
   std::set<std::pair<Stack, int>> layers_;
@@ -273,10 +278,12 @@ absl::StatusOr<Json> MemoryJson(const InspectFlags& f, const Model& model, const
   plan["adapter_bytes"] = values;
   plan["gradient_bytes"] = gradients;
   plan["adamw_bytes"] = adamw;
-  plan["activation_bytes"] = estimate.kept();
-  plan["total_bytes"] = fixed + estimate.kept();
-  plan["recompute_activation_bytes"] = estimate.recomputed();
-  plan["recompute_total_bytes"] = fixed + estimate.recomputed();
+  const std::string recompute = DefaultRecompute(model.info());
+  const int64_t kept = estimate.Kept(ParseRecompute(recompute));
+  plan["recompute"] = recompute;
+  plan["activation_bytes"] = kept;
+  plan["total_bytes"] = fixed + kept;
+  plan["recompute_layers_total_bytes"] = fixed + estimate.Kept(Recompute::kLayers);
   return plan;
 }
 

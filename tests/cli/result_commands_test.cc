@@ -88,7 +88,7 @@ TEST_F(ResultCommands, InspectAdapterDataAndMemory) {
   EXPECT_EQ(memory["total_bytes"].get<int64_t>(), memory["weight_bytes"].get<int64_t>() +
                                                       16 * trainable +
                                                       memory["activation_bytes"].get<int64_t>());
-  EXPECT_LT(memory["recompute_total_bytes"], memory["total_bytes"]);
+  EXPECT_LT(memory["recompute_layers_total_bytes"], memory["total_bytes"]);
   const json plan = Json(inspect + " --batch-size 8 --tokens 40")["memory"];
   const json half = Json(inspect + " --batch-size 4 --tokens 40")["memory"];
   EXPECT_EQ(plan["activation_bytes"], 2 * half["activation_bytes"].get<int64_t>());
