@@ -37,6 +37,10 @@ struct LowRank {
 Var AddLowRank(Context& c, Var y, const Var& x, const Var& a, const Var& b, const LowRank& options,
                absl::Span<const TaskSpan> spans);
 
+// x with the rows of `spans` multiplied by scale [1, D] (IA3, Liu et al. 2022). Saves x if the
+// scale needs a gradient.
+Var ScaleColumns(Context& c, Var x, const Var& scale, absl::Span<const TaskSpan> spans);
+
 // x + y. Saves nothing.
 Var Add(Context& c, Var x, const Var& y);
 // factor * x. Saves nothing.

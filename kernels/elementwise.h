@@ -58,11 +58,32 @@ struct ColumnSumArgsOf {
   T* workspace;  // ColumnSumWorkspace(...) elements
 };
 
+// y[i, :] = x[i, :] * scale; y may be x.
+template <class T>
+struct ScaleColumnsArgsOf {
+  const T* x;      // [rows, width]
+  const T* scale;  // [width]
+  T* y;            // [rows, width]
+  int64_t rows, width;
+};
+
+// out[c] += sum over rows of a[i, c] * b[i, c]; chunks as in ColumnSum.
+template <class T>
+struct ColumnDotArgsOf {
+  const T* a;  // [rows, width]
+  const T* b;  // [rows, width]
+  T* out;      // [width]
+  int64_t rows, width;
+  T* workspace;  // ColumnSumWorkspace(...) elements
+};
+
 using AxpbyArgs = AxpbyArgsOf<float>;
 using MultiplyArgs = MultiplyArgsOf<float>;
 using CopyRowsArgs = CopyRowsArgsOf<float>;
 using AddBiasArgs = AddBiasArgsOf<float>;
 using ColumnSumArgs = ColumnSumArgsOf<float>;
+using ScaleColumnsArgs = ScaleColumnsArgsOf<float>;
+using ColumnDotArgs = ColumnDotArgsOf<float>;
 
 inline int64_t ColumnSumWorkspace(int64_t rows, int64_t width) {
   return ((rows + 63) / 64) * width;
@@ -86,6 +107,8 @@ void Multiply(const MultiplyArgs& args, const Parallel& parallel);
 void CopyRows(const CopyRowsArgs& args, const Parallel& parallel);
 void AddBias(const AddBiasArgs& args, const Parallel& parallel);
 void ColumnSum(const ColumnSumArgs& args, const Parallel& parallel);
+void ScaleColumns(const ScaleColumnsArgs& args, const Parallel& parallel);
+void ColumnDot(const ColumnDotArgs& args, const Parallel& parallel);
 void ConvertToBF16(const ToBF16Args& args, const Parallel& parallel);
 void ConvertFromBF16(const FromBF16Args& args, const Parallel& parallel);
 // Sum of squares in f64 over fixed chunks of 4096 elements, added in chunk order.

@@ -7,9 +7,10 @@
 
 namespace permafrost {
 
-Var ApplyLinear(Context& c, const ForwardState& state, int index, const Var& x,
+Var ApplyLinear(Context& c, const ForwardState& state, int index, const Var& input,
                 absl::Span<const TaskSpan> spans) {
   const LinearPlace& place = state.model.linears()[static_cast<size_t>(index)];
+  const Var x = state.hooks.OnLinearInput(c, place, input, spans);
   const BaseTensor& weight = state.model.tensors()[static_cast<size_t>(place.weight)];
   const bool has_bias = place.bias != kNoTensor;
   const Var* trained = state.hooks.Replacement(place.weight);

@@ -182,8 +182,6 @@ Var Decoder::FeedForward(Context& c, const ForwardState& f, size_t index, const 
     h = Gated(c, config_.activation, ApplyLinear(c, f, layer.gate, x, spans),
               ApplyLinear(c, f, layer.up, x, spans));
   }
-  const SiteId site = linears_[static_cast<size_t>(layer.down)].site;
-  h = f.hooks.OnHidden(c, site, std::move(h), spans);
   return ApplyLinear(c, f, layer.down, h, spans);
 }
 

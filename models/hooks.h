@@ -24,14 +24,17 @@ class Hooks {
   // The embedded rows x [R, D] of a stack: add or replace rows.
   virtual Var OnEmbedding(Context&, Stack, const Batch&, Var x) { return x; }
 
-  // After y [R, N] = linear(x [R, D]).
+  // The rows x [R, D] that a linear is about to read; other linears that read the same rows do not
+  // see the change.
+  virtual Var OnLinearInput(Context&, const LinearPlace&, Var x, absl::Span<const TaskSpan>) {
+    return x;
+  }
+
+  // After y [R, N] = linear(x [R, D]), x as OnLinearInput left it.
   virtual Var OnLinear(Context&, const LinearPlace&, const Var& /*x*/, Var y,
                        absl::Span<const TaskSpan>) {
     return y;
   }
-
-  // The feed-forward's hidden rows h [R, F], between activation and down projection.
-  virtual Var OnHidden(Context&, const SiteId&, Var h, absl::Span<const TaskSpan>) { return h; }
 
   // A sublayer's output y before the residual add; x_in is the residual stream that the sublayer
   // read.

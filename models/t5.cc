@@ -186,7 +186,6 @@ Var T5::FeedForward(Context& c, const ForwardState& f, const Layer& layer, const
   } else {
     h = Activate(c, config_.activation, ApplyLinear(c, f, layer.up, x, spans));
   }
-  h = f.hooks.OnHidden(c, linears_[static_cast<size_t>(layer.down)].site, std::move(h), spans);
   return ApplyLinear(c, f, layer.down, h, spans);
 }
 

@@ -1,4 +1,5 @@
-// adapter_config.json <-> AdapterConfig.
+// adapter_config.json <-> AdapterConfig. Each method reads and writes its own fields
+// (METHOD_config.cc); what all of them share is here and in config_reading.h.
 #ifndef PERMAFROST_PEFT_ADAPTER_CONFIG_H_
 #define PERMAFROST_PEFT_ADAPTER_CONFIG_H_
 

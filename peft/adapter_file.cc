@@ -11,30 +11,69 @@
 #include "io/safetensors.h"
 #include "kernels/elementwise.h"
 #include "peft/adapter_config.h"
-#include "peft/full.h"
-#include "peft/prompt_tuning.h"
+#include "peft/prompt_init.h"
 
 namespace permafrost {
 
+namespace {
+
+// What a method is made from.
+struct Setting {
+  int task;
+  Context& c;
+  const Model& model;
+  Random& random;
+};
+using Created = absl::StatusOr<std::shared_ptr<Method>>;
+
+Created Create(const PromptTuningConfig& config, const Setting& s) {
+  constexpr double kRange = 0.5;
+  return std::make_shared<PromptTuning>(s.task,
+                                        UniformPrompt(config.submodules * config.virtual_tokens,
+                                                      s.model.info().width, kRange, s.random),
+                                        config.virtual_tokens);
+}
+Created Create(const LoraConfig& config, const Setting& s) {
+  return Lora::Create(s.task, config, s.model, s.random);
+}
+Created Create(const Ia3Config& config, const Setting& s) {
+  return Ia3::Create(s.task, config, s.model);
+}
+Created Create(const FullConfig&, const Setting& s) {
+  return std::make_shared<Full>(s.task, s.c, s.model);
+}
+
+}  // namespace
+
+std::string MethodTitle(const AdapterConfig& config) {
+  struct Title {
+    std::string operator()(const PromptTuningConfig&) const { return "prompt tuning"; }
+    std::string operator()(const LoraConfig&) const { return "LoRA"; }
+    std::string operator()(const Ia3Config&) const { return "IA3"; }
+    std::string operator()(const FullConfig&) const { return "a fully trained model"; }
+  };
+  return std::visit(Title(), config);
+}
+
 absl::StatusOr<Adapter> CreateAdapter(const AdapterConfig& config, int task, Context& c,
-                                      const Model& model, Random& random, Tensor prompt) {
-  Adapter adapter{config, nullptr};
-  switch (config.kind) {
-    case MethodKind::kPrompt:
-      PERMAFROST_CHECK(prompt.rows() == config.virtual_tokens * config.submodules)
-          << "CreateAdapter: prompt " << ToString(prompt.shape());
-      adapter.method =
-          std::make_unique<PromptTuning>(task, std::move(prompt), config.virtual_tokens);
-      break;
-    case MethodKind::kLora: {
-      PERMAFROST_ASSIGN_OR_RETURN(adapter.method, Lora::Create(task, config.lora, model, random));
-      break;
-    }
-    case MethodKind::kFull:
-      adapter.method = std::make_unique<Full>(task, c, model);
-      break;
-  }
-  return adapter;
+                                      const Model& model, Random& random) {
+  const Setting setting{task, c, model, random};
+  PERMAFROST_ASSIGN_OR_RETURN(
+      std::shared_ptr<Method> method,
+      std::visit([&](const auto& method_config) { return Create(method_config, setting); },
+                 config));
+  return Adapter{config, std::move(method)};
+}
+
+Adapter PromptAdapter(int task, Tensor prompt) {
+  const PromptTuningConfig config{.virtual_tokens = prompt.rows(), .submodules = 1};
+  return {config, std::make_shared<PromptTuning>(task, std::move(prompt), config.virtual_tokens)};
+}
+
+const PromptTuning* AsPrompt(const Adapter& adapter) {
+  return std::holds_alternative<PromptTuningConfig>(adapter.config)
+             ? static_cast<const PromptTuning*>(adapter.method.get())
+             : nullptr;
 }
 
 absl::Status ReadParameters(const std::string& path, Method& method) {
@@ -104,11 +143,7 @@ absl::StatusOr<Adapter> LoadAdapter(const std::string& folder, int task, Context
         "adapter_model.safetensors: save the adapter again with PEFT's safe_serialization"));
   }
   Random random(0);
-  Tensor prompt = config.kind == MethodKind::kPrompt
-                      ? Tensor({config.virtual_tokens * config.submodules, model.info().width})
-                      : Tensor();
-  absl::StatusOr<Adapter> created =
-      CreateAdapter(config, task, c, model, random, std::move(prompt));
+  absl::StatusOr<Adapter> created = CreateAdapter(config, task, c, model, random);
   if (!created.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat(config_path, ": ", std::string(created.status().message())));

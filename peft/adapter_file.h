@@ -5,31 +5,36 @@
 #define PERMAFROST_PEFT_ADAPTER_FILE_H_
 
 #include <string>
+#include <variant>
 
+#include "peft/full.h"
+#include "peft/ia3.h"
 #include "peft/lora.h"
+#include "peft/prompt_tuning.h"
 
 namespace permafrost {
 
-enum class MethodKind { kPrompt, kLora, kFull };
-
 // What a method is, without its tensors.
-struct AdapterConfig {
-  MethodKind kind = MethodKind::kPrompt;
-  int64_t virtual_tokens = 0;  // prompt
-  // PEFT gives sequence-to-sequence prompts 2 P rows of which the last P are never read. They are
-  // kept as they are when such a file is loaded; own prompts have P rows.
-  int64_t submodules = 1;
-  LoraConfig lora;
-};
+using AdapterConfig = std::variant<PromptTuningConfig, LoraConfig, Ia3Config, FullConfig>;
+
+// The method's name for messages: "prompt tuning", "LoRA", "IA3", "a fully trained model".
+std::string MethodTitle(const AdapterConfig& config);
 
 struct Adapter {
   AdapterConfig config;
   std::shared_ptr<Method> method;  // shared with the AdapterSet that runs it
 };
 
-// A fresh method; a prompt's table [submodules * P, D] is given.
+// A fresh method with its paper's initial values; a prompt is uniform on [-0.5, 0.5) (Lester et al.
+// 2021). Error: a target that matches nothing.
 absl::StatusOr<Adapter> CreateAdapter(const AdapterConfig& config, int task, Context& c,
-                                      const Model& model, Random& random, Tensor prompt);
+                                      const Model& model, Random& random);
+
+// A soft prompt that starts from `prompt` [P, D] (prompt_init.h).
+Adapter PromptAdapter(int task, Tensor prompt);
+
+// The soft prompt of an adapter, or null if it is another method.
+const PromptTuning* AsPrompt(const Adapter& adapter);
 
 // Strict: errors name a config field that is not implemented, every missing, unused and mis-shaped
 // tensor, pickled weights, and an adapter made for another base (its shapes).

@@ -19,4 +19,8 @@ std::vector<int64_t> Full::FileShape(const Parameter& p) const {
   return {p.value().rows(), p.value().columns()};
 }
 
+void Full::MergeInto(const Model&, std::vector<Tensor>& values) const {
+  for (size_t i = 0; i < values.size(); ++i) values[i] = parameters_[i].value();
+}
+
 }  // namespace permafrost

@@ -7,12 +7,16 @@
 
 namespace permafrost {
 
+struct FullConfig {};
+
 class Full : public Method {
  public:
   Full(int task, Context& c, const Model& model);
 
   const Var* Replacement(TensorId tensor) const override;
   std::vector<int64_t> FileShape(const Parameter& p) const override;
+  bool mergeable() const override { return true; }
+  void MergeInto(const Model& model, std::vector<Tensor>& values) const override;
 
  private:
   std::vector<BaseTensor> tensors_;

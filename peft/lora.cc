@@ -1,12 +1,8 @@
 #include "peft/lora.h"
 
-#include <algorithm>
 #include <cmath>
-#include <set>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "engine/check.h"
 #include "io/regex.h"
 
@@ -14,20 +10,6 @@ namespace permafrost {
 namespace {
 
 constexpr int64_t kMostRank = 65536;
-
-// Whether `target`, a whole-name regular expression or a suffix at a dot boundary, names `module`.
-absl::StatusOr<bool> Names(const std::string& target, bool regex, const std::string& module) {
-  if (regex) return FullMatch(target, module);
-  return module == target || absl::EndsWith(module, absl::StrCat(".", target));
-}
-
-std::string Leaf(const std::string& module) { return module.substr(module.rfind('.') + 1); }
-
-std::string KnownModules(const Model& model) {
-  std::set<std::string> leaves;
-  for (const LinearPlace& p : model.linears()) leaves.insert(Leaf(p.module));
-  return absl::StrJoin(leaves, ", ");
-}
 
 // PEFT's rank_pattern and alpha_pattern: keys are regular expressions matched as (.*\.)?(key)$.
 template <class V>
@@ -49,46 +31,9 @@ std::vector<std::string> DefaultLoraTargets(const std::string& model_type) {
   return {"q_proj", "v_proj"};
 }
 
-absl::StatusOr<std::vector<int>> MatchTargets(const LoraConfig& config, const Model& model) {
-  std::vector<int> matched;
-  std::set<std::string> unused(config.targets.begin(), config.targets.end());
-  for (const LinearPlace& place : model.linears()) {
-    bool hit = false, excluded = false;
-    for (const std::string& target : config.targets) {
-      bool match = target == "all-linear";
-      if (!match) {
-        PERMAFROST_ASSIGN_OR_RETURN(match, Names(target, config.targets_are_regex, place.module));
-      }
-      if (!match) continue;
-      hit = true;
-      unused.erase(target);
-    }
-    for (const std::string& e : config.exclude) {
-      PERMAFROST_ASSIGN_OR_RETURN(const bool match,
-                                  Names(e, config.exclude_is_regex, place.module));
-      excluded = excluded || match;
-    }
-    const bool layer_named =
-        config.layers.empty() || std::find(config.layers.begin(), config.layers.end(),
-                                           place.site.layer) != config.layers.end();
-    if (hit && !excluded && layer_named) matched.push_back(place.index);
-  }
-  if (!unused.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("LoRA target ", absl::StrJoin(unused, ", "), ": matches no linear of this ",
-                     model.info().model_type, " base; it has ", KnownModules(model)));
-  }
-  if (matched.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "LoRA targets ", absl::StrJoin(config.targets, ", "), ": expected at least one linear, ",
-        "found none; check exclude_modules and layers_to_transform"));
-  }
-  return matched;
-}
-
 absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& config,
                                                    const Model& model, Random& random) {
-  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> targets, MatchTargets(config, model));
+  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> targets, MatchTargets(config.targets, model));
   auto lora = std::unique_ptr<Lora>(new Lora(task));
   lora->pairs_.resize(model.linears().size());
   for (int index : targets) {
@@ -128,19 +73,23 @@ Var Lora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                     pair->options, Own(spans));
 }
 
-bool Lora::MergeInto(Context&, const LinearPlace& place, const Tensor& w) const {
-  const std::optional<Pair>& pair = pairs_[static_cast<size_t>(place.index)];
-  if (!pair.has_value()) return false;
-  const Tensor& a = parameters_[pair->a].value();
-  const Tensor& b = parameters_[pair->b].value();
-  for (int64_t n = 0; n < w.rows(); ++n) {
-    for (int64_t k = 0; k < w.columns(); ++k) {
-      double sum = 0;
-      for (int64_t r = 0; r < a.rows(); ++r) sum += static_cast<double>(b.row(n)[r]) * a.row(r)[k];
-      w.row(n)[k] += pair->options.scale * static_cast<float>(sum);
+void Lora::MergeInto(const Model& model, std::vector<Tensor>& values) const {
+  for (const LinearPlace& place : model.linears()) {
+    const std::optional<Pair>& pair = pairs_[static_cast<size_t>(place.index)];
+    if (!pair.has_value()) continue;
+    const Tensor& a = parameters_[pair->a].value();
+    const Tensor& b = parameters_[pair->b].value();
+    const Tensor& w = values[static_cast<size_t>(place.weight)];
+    for (int64_t n = 0; n < w.rows(); ++n) {
+      for (int64_t k = 0; k < w.columns(); ++k) {
+        double sum = 0;
+        for (int64_t r = 0; r < a.rows(); ++r) {
+          sum += static_cast<double>(b.row(n)[r]) * a.row(r)[k];
+        }
+        w.row(n)[k] += pair->options.scale * static_cast<float>(sum);
+      }
     }
   }
-  return true;
 }
 
 }  // namespace permafrost

@@ -9,6 +9,7 @@
 
 #include "engine/random.h"
 #include "peft/method.h"
+#include "peft/targets.h"
 
 namespace permafrost {
 
@@ -18,13 +19,7 @@ struct LoraConfig {
   double alpha = 8;
   double dropout = 0;
   bool rslora = false;
-  // Module-name suffixes at a dot boundary, or one regular expression for whole names, or
-  // "all-linear".
-  std::vector<std::string> targets;
-  bool targets_are_regex = false;
-  std::vector<std::string> exclude;  // suffixes, or one regular expression
-  bool exclude_is_regex = false;
-  std::vector<int> layers;  // empty: all
+  Targets targets;
   // Regular expressions for module names; the first that matches decides.
   std::vector<std::pair<std::string, int64_t>> rank_pattern;
   std::vector<std::pair<std::string, double>> alpha_pattern;
@@ -32,9 +27,6 @@ struct LoraConfig {
 
 // PEFT's default targets of a model type.
 std::vector<std::string> DefaultLoraTargets(const std::string& model_type);
-
-// The linears that the config names. Error: a target that matches nothing (lists what exists).
-absl::StatusOr<std::vector<int>> MatchTargets(const LoraConfig& config, const Model& model);
 
 class Lora : public Method {
  public:
@@ -45,8 +37,9 @@ class Lora : public Method {
   Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                absl::Span<const TaskSpan> spans) override;
 
-  // The adapted weight of a linear, W [outputs, inputs] += s B A; false if the linear has no LoRA.
-  bool MergeInto(Context& c, const LinearPlace& place, const Tensor& w) const;
+  // W [outputs, inputs] += s B A.
+  bool mergeable() const override { return true; }
+  void MergeInto(const Model& model, std::vector<Tensor>& values) const override;
 
  private:
   struct Pair {

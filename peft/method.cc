@@ -52,9 +52,21 @@ Var AdapterSet::OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) 
   return x;
 }
 
+Var AdapterSet::OnLinearInput(Context& c, const LinearPlace& place, Var x,
+                              absl::Span<const TaskSpan> spans) {
+  for (const auto& m : methods_) x = m->OnLinearInput(c, place, std::move(x), spans);
+  return x;
+}
+
 Var AdapterSet::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                          absl::Span<const TaskSpan> spans) {
   for (const auto& m : methods_) y = m->OnLinear(c, place, x, std::move(y), spans);
+  return y;
+}
+
+Var AdapterSet::OnSublayerOutput(Context& c, const SiteId& site, const Var& x_in, Var y,
+                                 absl::Span<const TaskSpan> spans) {
+  for (const auto& m : methods_) y = m->OnSublayerOutput(c, site, x_in, std::move(y), spans);
   return y;
 }
 

@@ -1,12 +1,13 @@
 // A PEFT method: hooks that act at the model's places, and the trainable tensors behind them. A
-// method acts on rows of its own task only. The factory (factory.h) is the only place where method
-// names are strings.
+// method acts on rows of its own task only. Method names are strings in adapter_config.cc and in
+// the command only.
 #ifndef PERMAFROST_PEFT_METHOD_H_
 #define PERMAFROST_PEFT_METHOD_H_
 
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/parameter.h"
@@ -24,10 +25,16 @@ class Method : public Hooks {
   ParameterList& parameters() { return parameters_; }
   const ParameterList& parameters() const { return parameters_; }
 
-  // Shapes of the adapter file's tensors where they differ from [rows, columns] (full: vectors).
+  // Shapes of the adapter file's tensors where they differ from [rows, columns].
   virtual std::vector<int64_t> FileShape(const Parameter& p) const {
     return {p.value().rows(), p.value().columns()};
   }
+
+  // Whether a base can hold the adapter in its own tensors.
+  virtual bool mergeable() const { return false; }
+  // Puts the adapter into `values`, the base's f32 tensors by TensorId in the shapes of the engine
+  // (linears [outputs, inputs]).
+  virtual void MergeInto(const Model&, std::vector<Tensor>& /*values*/) const {}
 
  protected:
   // The spans of `spans` that belong to this method.
@@ -50,8 +57,12 @@ class AdapterSet : public Hooks {
   int64_t VirtualTokens(int task) const override;
   const Var* Replacement(TensorId tensor) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
+  Var OnLinearInput(Context& c, const LinearPlace& place, Var x,
+                    absl::Span<const TaskSpan> spans) override;
   Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                absl::Span<const TaskSpan> spans) override;
+  Var OnSublayerOutput(Context& c, const SiteId& site, const Var& x_in, Var y,
+                       absl::Span<const TaskSpan> spans) override;
 
  private:
   std::vector<std::string> names_;

@@ -83,13 +83,11 @@ Tensor TextPrompt(Context& c, const Model& model, int64_t virtual_tokens,
 absl::StatusOr<Tensor> ReadPromptFile(const std::string& path, Context& c, const Model& model) {
   if (!absl::EndsWith(path, ".npy")) {
     PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, LoadAdapter(path, 0, c, model));
-    if (adapter.config.kind != MethodKind::kPrompt) {
+    const PromptTuning* prompt = AsPrompt(adapter);
+    if (prompt == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": expected a prompt adapter"));
     }
-    return adapter.method->parameters()[0]
-        .value()
-        .RowRange(0, adapter.config.virtual_tokens)
-        .Clone();
+    return prompt->prompt().Clone();
   }
   PERMAFROST_ASSIGN_OR_RETURN(const NpyArray array, ReadNpy(path));
   const int64_t width = model.info().width;

@@ -2,9 +2,9 @@
 
 namespace permafrost {
 
-PromptTuning::PromptTuning(int task, Tensor prompt, int64_t virtual_tokens)
+PromptTuning::PromptTuning(int task, Tensor table, int64_t virtual_tokens)
     : Method(task), virtual_tokens_(virtual_tokens) {
-  parameters_.Add(kPromptTensor, std::move(prompt));
+  parameters_.Add(kPromptTensor, std::move(table));
 }
 
 int64_t PromptTuning::VirtualTokens(int task) const { return task == task_ ? virtual_tokens_ : 0; }

@@ -10,27 +10,6 @@ namespace {
 
 using kernels::Write;
 
-// Spans are few (one unless a batch mixes adapters); they are copied into one tensor so that the
-// backward function stays trivially copyable.
-Tensor SpanTensor(absl::Span<const TaskSpan> spans) {
-  Tensor t({static_cast<int64_t>(spans.size()), 2}, MemoryTag::kWorkspace, DType::kI32);
-  for (size_t i = 0; i < spans.size(); ++i) {
-    t.i32()[2 * i] = static_cast<int32_t>(spans[i].begin);
-    t.i32()[2 * i + 1] = static_cast<int32_t>(spans[i].end - spans[i].begin);
-  }
-  return t;
-}
-
-template <class F>
-void ForEachSpan(const Tensor& spans, F f) {
-  int64_t packed_row = 0;
-  for (int64_t i = 0; i < spans.rows(); ++i) {
-    const int64_t begin = spans.i32()[2 * i], rows = spans.i32()[2 * i + 1];
-    f(begin, rows, packed_row);
-    packed_row += rows;
-  }
-}
-
 // Rows [begin, begin + rows) of x after dropout (or its gradient, which is the same function).
 Tensor Dropped(Context& c, const Tensor& x, int64_t row_begin, const LowRank& options) {
   if (options.dropout == 0 || !c.training) return x;

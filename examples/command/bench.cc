@@ -138,28 +138,33 @@ double CountedGflop(const Model& model, const Batch& batch) {
   return flop * 1e-9;
 }
 
+absl::StatusOr<Adapter> BenchAdapter(const StepFlags& f, Context& c, const Model& model) {
+  Random random(1);
+  if (f.method == "prompt") {
+    return PromptAdapter(0, NormalPrompt(f.virtual_tokens, model.info().width, 0.02, random));
+  }
+  const std::vector<std::string> targets =
+      f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
+  AdapterConfig config = FullConfig();
+  if (f.method == "lora") {
+    LoraConfig lora;
+    lora.rank = f.rank;
+    lora.alpha = 2 * static_cast<double>(f.rank);
+    lora.targets.modules = targets.empty() ? DefaultLoraTargets(model.info().model_type) : targets;
+    config = lora;
+  } else if (f.method == "ia3") {
+    config = DefaultIa3Config(model.info().model_type, targets);
+  }
+  return CreateAdapter(config, 0, c, model, random);
+}
+
 absl::Status RunStep(const StepFlags& f) {
   Context c(f.threads, f.precision == "bf16" ? Precision::kBF16 : Precision::kF32);
   BaseFiles files{ShapeConfig(f.shape).dump(), "shape " + f.shape, RandomWeights(0, 0.02f)};
   PERMAFROST_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, BuildModel(c, files));
   const std::string recompute = f.recompute.empty() ? DefaultRecompute(model->info()) : f.recompute;
   c.recompute = ParseRecompute(recompute);
-  AdapterConfig config;
-  config.kind = f.method == "lora"     ? MethodKind::kLora
-                : f.method == "prompt" ? MethodKind::kPrompt
-                                       : MethodKind::kFull;
-  config.virtual_tokens = f.virtual_tokens;
-  config.lora.rank = f.rank;
-  config.lora.alpha = 2 * static_cast<double>(f.rank);
-  config.lora.targets = f.targets.empty()
-                            ? DefaultLoraTargets(model->info().model_type)
-                            : std::vector<std::string>(absl::StrSplit(f.targets, ','));
-  Random random(1);
-  Tensor prompt = config.kind == MethodKind::kPrompt
-                      ? NormalPrompt(f.virtual_tokens, model->info().width, 0.02, random)
-                      : Tensor();
-  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter,
-                              CreateAdapter(config, 0, c, *model, random, std::move(prompt)));
+  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, BenchAdapter(f, c, *model));
   Optimizer optimizer({.learning_rate = 1e-4}, adapter.method->parameters());
   const std::vector<std::vector<TokenLine>> lines = {RandomLines(f, model->info())};
   int64_t text_tokens = 0;
@@ -253,10 +258,11 @@ void AddStepFlags(CLI::App* app, StepFlags& f) {
       ->check(CLI::IsMember({"smollm2-135m", "gpt2", "t5-small", "t5-base", "t5-v1_1-base"}))
       ->capture_default_str();
   app->add_option("--method", f.method, "what is trained")
-      ->check(CLI::IsMember({"lora", "prompt", "full"}))
+      ->check(CLI::IsMember({"lora", "prompt", "ia3", "full"}))
       ->capture_default_str();
   app->add_option("--rank", f.rank, "LoRA rank")->check(Positive())->capture_default_str();
-  app->add_option("--targets", f.targets, "LoRA: module names, e.g. q_proj,v_proj or all-linear");
+  app->add_option("--targets", f.targets,
+                  "LoRA, IA3: module names, e.g. q_proj,v_proj or all-linear");
   app->add_option("--virtual-tokens", f.virtual_tokens, "prompt: rows")
       ->check(Positive())
       ->capture_default_str();

@@ -154,7 +154,7 @@ absl::StatusOr<AdapterSet> OpenAdapters(const std::vector<std::string>& flags, S
     }
     PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, LoadAdapter(folder, static_cast<int>(i),
                                                              *session.context, *session.model));
-    if (adapter.config.kind == MethodKind::kFull && flags.size() > 1) {
+    if (std::holds_alternative<FullConfig>(adapter.config) && flags.size() > 1) {
       return absl::InvalidArgumentError(
           absl::StrCat("--adapter ", flags[i],
                        ": a fully trained model cannot share a batch with other adapters"));

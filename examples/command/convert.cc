@@ -45,15 +45,15 @@ absl::StatusOr<std::string> ConfigFor(const Model& model) {
   return DumpJson(config, 2) + "\n";
 }
 
-// An adapter that has weights to put into a base.
-absl::StatusOr<Adapter> OpenWeightAdapter(const std::string& folder, Context& c,
-                                          const Model& model) {
+// An adapter that a base's tensors can hold.
+absl::StatusOr<Adapter> OpenMergeableAdapter(const std::string& folder, Context& c,
+                                             const Model& model) {
   PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, LoadAdapter(folder, 0, c, model));
-  if (adapter.config.kind == MethodKind::kPrompt) {
+  if (!adapter.method->mergeable()) {
     return absl::InvalidArgumentError(
         absl::StrCat(folder,
-                     ": a prompt adapter cannot be merged: expected LoRA or a fully "
-                     "trained model; --to-npy FILE writes the prompt"));
+                     ": a prompt adapter cannot be merged: expected LoRA, IA3 or a fully trained "
+                     "model; --to-npy FILE writes the prompt"));
   }
   return adapter;
 }
@@ -70,19 +70,10 @@ Tensor Transposed(const Tensor& t) {
 // The base's tensors as the engine holds them (a matrix is [outputs, inputs]), adapter included.
 std::vector<Tensor> MergedTensors(Context& c, const Model& model, const Adapter* adapter) {
   std::vector<Tensor> values;
-  const bool full = adapter != nullptr && adapter->config.kind == MethodKind::kFull;
-  for (size_t i = 0; i < model.tensors().size(); ++i) {
-    const BaseTensor& t = model.tensors()[i];
-    values.push_back(full                  ? adapter->method->parameters()[i].value()
-                     : t.weight != nullptr ? t.weight->ToF32(c)
-                                           : t.vector);
+  for (const BaseTensor& t : model.tensors()) {
+    values.push_back(t.weight != nullptr ? t.weight->ToF32(c) : t.vector.Clone());
   }
-  if (adapter != nullptr && adapter->config.kind == MethodKind::kLora) {
-    const auto& lora = static_cast<const Lora&>(*adapter->method);
-    for (const LinearPlace& place : model.linears()) {
-      lora.MergeInto(c, place, values[static_cast<size_t>(place.weight)]);
-    }
-  }
+  if (adapter != nullptr) adapter->method->MergeInto(model, values);
   return values;
 }
 
@@ -132,7 +123,7 @@ absl::Status ConvertBase(const ConvertFlags& f, Context& c, const Model& model) 
   }
   Adapter adapter;
   if (!f.adapter.empty()) {
-    PERMAFROST_ASSIGN_OR_RETURN(adapter, OpenWeightAdapter(f.adapter, c, model));
+    PERMAFROST_ASSIGN_OR_RETURN(adapter, OpenMergeableAdapter(f.adapter, c, model));
   }
   PERMAFROST_ASSIGN_OR_RETURN(const std::string config, ConfigFor(model));
   PERMAFROST_RETURN_IF_ERROR(MakeFolder(f.out));
@@ -149,23 +140,17 @@ absl::Status PromptFromNpy(const ConvertFlags& f, Context& c, const Model& model
         absl::StrCat("--prompt-npy ", f.prompt_npy, ": expected a file that ends in .npy"));
   }
   PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, ReadPromptFile(f.prompt_npy, c, model));
-  AdapterConfig config;
-  config.kind = MethodKind::kPrompt;
-  config.virtual_tokens = prompt.rows();
-  Random random(0);
-  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter,
-                              CreateAdapter(config, 0, c, model, random, std::move(prompt)));
-  return SaveAdapter(f.out, adapter, model);
+  return SaveAdapter(f.out, PromptAdapter(0, std::move(prompt)), model);
 }
 
 absl::Status PromptToNpy(const ConvertFlags& f, Context& c, const Model& model) {
   PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, LoadAdapter(f.adapter, 0, c, model));
-  if (adapter.config.kind != MethodKind::kPrompt) {
+  const PromptTuning* method = AsPrompt(adapter);
+  if (method == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(
         f.adapter, ": --to-npy writes a prompt: expected a prompt adapter, found another method"));
   }
-  const Tensor prompt =
-      adapter.method->parameters()[0].value().RowRange(0, adapter.config.virtual_tokens);
+  const Tensor prompt = method->prompt();
   return WriteNpy(f.to_npy, std::vector<int64_t>{prompt.rows(), prompt.columns()}, prompt.values());
 }
 

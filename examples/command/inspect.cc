@@ -246,6 +246,24 @@ class ActivationEstimate {
   std::set<std::pair<Stack, int>> layers_;
 };
 
+// What a method's trained linears keep beside the base's layers.
+absl::Status AddMethod(const AdapterConfig& config, const Model& model,
+                       ActivationEstimate& estimate) {
+  const auto add = [&](const std::vector<int>& places, int64_t rank) {
+    for (const int i : places) estimate.AddTrained(model.linears()[static_cast<size_t>(i)], rank);
+  };
+  if (const auto* lora = std::get_if<LoraConfig>(&config)) {
+    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> places, MatchTargets(lora->targets, model));
+    add(places, lora->rank);
+  } else if (const auto* ia3 = std::get_if<Ia3Config>(&config)) {
+    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> places, MatchTargets(ia3->targets, model));
+    add(places, 0);
+  } else if (std::holds_alternative<FullConfig>(config)) {
+    for (const LinearPlace& place : model.linears()) estimate.AddTrained(place, 0);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Json> MemoryJson(const InspectFlags& f, const Model& model, const Lengths& lengths,
                                 const AdapterConfig* config, int64_t trainable) {
   const bool two_stacks = model.info().encoder_decoder;
@@ -254,21 +272,15 @@ absl::StatusOr<Json> MemoryJson(const InspectFlags& f, const Model& model, const
   };
   const int64_t tokens = choose(f.tokens, lengths.LongestInput(), 128);
   const int64_t targets = two_stacks ? choose(f.target_tokens, lengths.LongestTarget(), 8) : 0;
-  const int64_t prompt = config != nullptr ? config->virtual_tokens : 0;
+  const auto* prompt_tuning = config != nullptr ? std::get_if<PromptTuningConfig>(config) : nullptr;
+  const int64_t prompt = prompt_tuning != nullptr ? prompt_tuning->virtual_tokens : 0;
   // A causal prompt is computed once a step, an encoder's before each text.
   const int64_t text_rows = f.batch_size * tokens;
   const int64_t encoder_rows = two_stacks ? text_rows + f.batch_size * prompt : 0;
   const int64_t decoder_rows = two_stacks ? f.batch_size * targets : text_rows + prompt;
   ActivationEstimate estimate(model, encoder_rows, decoder_rows,
                               f.base.precision == "bf16" ? 2 : 4);
-  if (config != nullptr && config->kind == MethodKind::kLora) {
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> places, MatchTargets(config->lora, model));
-    for (const int i : places) {
-      estimate.AddTrained(model.linears()[static_cast<size_t>(i)], config->lora.rank);
-    }
-  } else if (config != nullptr && config->kind == MethodKind::kFull) {
-    for (const LinearPlace& place : model.linears()) estimate.AddTrained(place, 0);
-  }
+  if (config != nullptr) PERMAFROST_RETURN_IF_ERROR(AddMethod(*config, model, estimate));
   const int64_t values = 4 * trainable, gradients = 4 * trainable, adamw = 8 * trainable;
   Json plan = {{"precision", f.base.precision}, {"batch_size", f.batch_size}, {"tokens", tokens}};
   if (two_stacks) plan["target_tokens"] = targets;

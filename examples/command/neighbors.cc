@@ -204,14 +204,13 @@ absl::Status RunNeighbors(const NeighborsFlags& f) {
   PERMAFROST_ASSIGN_OR_RETURN(Session session, OpenSession(f.base));
   Context& c = *session.context;
   PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, LoadAdapter(f.adapter, 0, c, *session.model));
-  if (adapter.config.kind != MethodKind::kPrompt) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(f.adapter, ": expected a prompt adapter, found ",
-                     adapter.config.kind == MethodKind::kLora ? "LoRA" : "a fully trained model",
-                     "; only a prompt has virtual tokens"));
+  const PromptTuning* method = AsPrompt(adapter);
+  if (method == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(f.adapter, ": expected a prompt adapter, found ",
+                                                   MethodTitle(adapter.config),
+                                                   "; only a prompt has virtual tokens"));
   }
-  const Tensor prompt =
-      adapter.method->parameters()[0].value().RowRange(0, adapter.config.virtual_tokens);
+  const Tensor prompt = method->prompt();
   const std::vector<TokenNeighbors> all = FindNeighbors(c, *session.model, prompt, f.top);
   const Clusters cosine(all, &TokenNeighbors::cosine), euclidean(all, &TokenNeighbors::euclidean);
   const Names names(session.tokenizer.get());

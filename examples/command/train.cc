@@ -50,25 +50,26 @@ struct TrainFlags {
   bool resume = false, quiet = false;
 };
 
+// The learning rate that a method is known to train well with.
+double DefaultRate(const AdapterConfig& config, bool adafactor) {
+  if (std::holds_alternative<PromptTuningConfig>(config)) return adafactor ? 0.3 : 0.03;
+  if (std::holds_alternative<LoraConfig>(config)) return 1e-3;
+  if (std::holds_alternative<Ia3Config>(config)) return 3e-3;
+  return adafactor ? 1e-3 : 5e-5;
+}
+
 // Values that flags leave open, by method and model (peft-survey section 3).
-void FillDefaults(TrainFlags& f, MethodKind kind, const ModelInfo& info) {
-  const bool t5_prompt = kind == MethodKind::kPrompt && info.encoder_decoder;
-  if (f.virtual_tokens == 0) f.virtual_tokens = info.encoder_decoder ? 100 : 20;
-  if (f.init.empty())
-    f.init = !f.init_text.empty() ? "text" : !f.init_file.empty() ? "file" : "vocab";
+void FillDefaults(TrainFlags& f, const AdapterConfig& config, const ModelInfo& info) {
+  const bool t5_prompt = std::holds_alternative<PromptTuningConfig>(config) && info.encoder_decoder;
   if (f.optimizer.empty()) f.optimizer = t5_prompt ? "adafactor" : "adamw";
   const bool adafactor = f.optimizer == "adafactor";
   if (f.schedule.empty()) f.schedule = adafactor ? "constant" : "linear";
-  if (f.lr < 0) {
-    f.lr = kind == MethodKind::kPrompt ? (adafactor ? 0.3 : 0.03)
-           : kind == MethodKind::kLora ? 1e-3
-                                       : (adafactor ? 1e-3 : 5e-5);
-  }
+  if (f.lr < 0) f.lr = DefaultRate(config, adafactor);
   if (f.weight_decay < 0) f.weight_decay = adafactor ? (t5_prompt ? 1e-5 : 0) : 0.01;
   if (f.z_loss < 0) f.z_loss = t5_prompt && adafactor ? 1e-4 : 0;
 }
 
-OptimizerConfig OptimizerOf(const TrainFlags& f, MethodKind kind) {
+OptimizerConfig OptimizerOf(const TrainFlags& f, const AdapterConfig& config) {
   OptimizerConfig o;
   o.kind = f.optimizer == "adamw"       ? OptimizerKind::kAdamW
            : f.optimizer == "adafactor" ? OptimizerKind::kAdafactor
@@ -79,7 +80,7 @@ OptimizerConfig OptimizerOf(const TrainFlags& f, MethodKind kind) {
   o.epsilon = f.epsilon;
   o.weight_decay = f.weight_decay;
   o.clip = f.clip;
-  o.factored = o.scale_parameter = kind == MethodKind::kFull;
+  o.factored = o.scale_parameter = std::holds_alternative<FullConfig>(config);
   return o;
 }
 
@@ -121,31 +122,34 @@ absl::StatusOr<Tensor> InitialPrompt(const TrainFlags& f, Session& s, Random& ra
 }
 
 absl::StatusOr<Adapter> MakeAdapter(TrainFlags& f, Session& s) {
-  if (!f.init_adapter.empty()) {
-    PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter,
-                                LoadAdapter(f.init_adapter, 0, *s.context, *s.model));
-    FillDefaults(f, adapter.config.kind, s.model->info());
-    return adapter;
-  }
-  AdapterConfig config;
-  config.kind = f.method == "prompt" ? MethodKind::kPrompt
-                : f.method == "lora" ? MethodKind::kLora
-                                     : MethodKind::kFull;
-  FillDefaults(f, config.kind, s.model->info());
-  config.virtual_tokens = f.virtual_tokens;
-  config.lora.rank = f.rank;
-  config.lora.alpha = f.alpha;
-  config.lora.dropout = f.dropout;
-  config.lora.rslora = f.rslora;
-  config.lora.targets = f.targets.empty()
-                            ? DefaultLoraTargets(s.model->info().model_type)
-                            : std::vector<std::string>(absl::StrSplit(f.targets, ','));
+  Context& c = *s.context;
+  const Model& model = *s.model;
+  const std::string& type = model.info().model_type;
+  if (!f.init_adapter.empty()) return LoadAdapter(f.init_adapter, 0, c, model);
   Random random(static_cast<uint64_t>(f.seed));
-  Tensor prompt;
-  if (config.kind == MethodKind::kPrompt) {
-    PERMAFROST_ASSIGN_OR_RETURN(prompt, InitialPrompt(f, s, random));
+  if (f.method == "prompt") {
+    if (f.virtual_tokens == 0) f.virtual_tokens = model.info().encoder_decoder ? 100 : 20;
+    if (f.init.empty()) {
+      f.init = !f.init_text.empty() ? "text" : !f.init_file.empty() ? "file" : "vocab";
+    }
+    PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, InitialPrompt(f, s, random));
+    return PromptAdapter(0, std::move(prompt));
   }
-  return CreateAdapter(config, 0, *s.context, *s.model, random, std::move(prompt));
+  const std::vector<std::string> targets =
+      f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
+  AdapterConfig config = FullConfig();
+  if (f.method == "lora") {
+    LoraConfig lora;
+    lora.rank = f.rank;
+    lora.alpha = f.alpha;
+    lora.dropout = f.dropout;
+    lora.rslora = f.rslora;
+    lora.targets.modules = targets.empty() ? DefaultLoraTargets(type) : targets;
+    config = lora;
+  } else if (f.method == "ia3") {
+    config = DefaultIa3Config(type, targets);
+  }
+  return CreateAdapter(config, 0, c, model, random);
 }
 
 absl::StatusOr<std::string> FileHash(const std::string& path) {
@@ -243,6 +247,7 @@ absl::Status RunTrain(TrainFlags f) {
   if (f.recompute.empty()) f.recompute = DefaultRecompute(session.model->info());
   session.context->recompute = ParseRecompute(f.recompute);
   PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(f, session));
+  FillDefaults(f, adapter.config, session.model->info());
   AdapterSet hooks;
   hooks.Add("", adapter.method);
 
@@ -276,7 +281,7 @@ absl::Status RunTrain(TrainFlags f) {
   options.epochs = f.epochs;
   options.batch_size = f.batch_size;
   options.accumulate = f.accumulate;
-  options.optimizer = OptimizerOf(f, adapter.config.kind);
+  options.optimizer = OptimizerOf(f, adapter.config);
   options.schedule = {ScheduleOf(f.schedule), f.warmup, 0};
   options.shuffle = f.order == "shuffle";
   options.seed = static_cast<uint64_t>(f.seed);
@@ -336,7 +341,7 @@ void AddTrain(Commands& commands) {
   AddBaseFlags(app, f.base);
   AddDataFlags(app, f.data);
   app->add_option("--method", f.method, "what to train")
-      ->check(CLI::IsMember({"prompt", "lora", "full"}));
+      ->check(CLI::IsMember({"prompt", "lora", "ia3", "full"}));
   app->add_option("--init-adapter", f.init_adapter, "go on from an adapter in PEFT format");
   app->add_option("--data", f.data_path, "training data (.tsv, .csv, .jsonl)")->required();
   app->add_option("--eval-data", f.eval_path, "data to evaluate on");
@@ -359,7 +364,8 @@ void AddTrain(Commands& commands) {
       ->check(Between(0.0, 0.999))
       ->capture_default_str();
   app->add_flag("--rslora", f.rslora, "LoRA: scale alpha / sqrt(rank)");
-  app->add_option("--targets", f.targets, "LoRA: module names, e.g. q_proj,v_proj or all-linear");
+  app->add_option("--targets", f.targets,
+                  "LoRA, IA3: module names, e.g. q_proj,v_proj or all-linear");
   app->add_option("--steps", f.steps, "optimizer steps (instead of --epochs)")->check(Positive());
   app->add_option("--epochs", f.epochs, "passes over the data")
       ->check(Positive())

@@ -78,15 +78,36 @@ void SumRows(const ColumnSumArgs& a, int64_t begin, int64_t end, float* partial)
   }
 }
 
-// out[c] += sum of the partial rows, in order, for c in [begin, end).
-void AddPartials(const ColumnSumArgs& a, int64_t chunks, int64_t begin, int64_t end) {
-  ForEachVector(end - begin, [&a, chunks, begin](int64_t offset, auto part) HWY_ATTR {
+void ScaleColumnsRange(const ScaleColumnsArgs& a, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const float* from = a.x + i * a.width;
+    float* to = a.y + i * a.width;
+    ForEachVector(a.width, [=, &a](int64_t c, auto part) HWY_ATTR {
+      Store(hn::Mul(Load(from + c, part), Load(a.scale + c, part)), to + c, part);
+    });
+  }
+}
+
+// partial = sum of the products of rows [begin, end).
+void DotRows(const ColumnDotArgs& a, int64_t begin, int64_t end, float* partial) {
+  for (int64_t i = begin; i < end; ++i) {
+    const float *u = a.a + i * a.width, *v = a.b + i * a.width;
+    const bool first = i == begin;
+    ForEachVector(a.width, [=](int64_t c, auto part) HWY_ATTR {
+      const FloatVec sum = first ? hn::Zero(FloatTag()) : Load(partial + c, part);
+      Store(hn::MulAdd(Load(u + c, part), Load(v + c, part), sum), partial + c, part);
+    });
+  }
+}
+
+// out[c] += sum of `chunks` partial rows of `width`, in order, for c in [begin, end).
+void AddPartials(const float* partials, int64_t width, int64_t chunks, float* out, int64_t begin,
+                 int64_t end) {
+  ForEachVector(end - begin, [=](int64_t offset, auto part) HWY_ATTR {
     const int64_t c = begin + offset;
-    FloatVec sum = Load(a.workspace + c, part);
-    for (int64_t k = 1; k < chunks; ++k) {
-      sum = hn::Add(sum, Load(a.workspace + k * a.width + c, part));
-    }
-    Store(hn::Add(Load(a.out + c, part), sum), a.out + c, part);
+    FloatVec sum = Load(partials + c, part);
+    for (int64_t k = 1; k < chunks; ++k) sum = hn::Add(sum, Load(partials + k * width + c, part));
+    Store(hn::Add(Load(out + c, part), sum), out + c, part);
   });
 }
 
@@ -171,6 +192,8 @@ HWY_EXPORT(MultiplyRange);
 HWY_EXPORT(CopyRange);
 HWY_EXPORT(AddBiasRange);
 HWY_EXPORT(SumRows);
+HWY_EXPORT(ScaleColumnsRange);
+HWY_EXPORT(DotRows);
 HWY_EXPORT(AddPartials);
 HWY_EXPORT(ToBF16Range);
 HWY_EXPORT(FromBF16Range);
@@ -207,16 +230,29 @@ void ConvertFromBF16(const FromBF16Args& args, const Parallel& parallel) {
   Run(args, parallel, args.count, kChunkElements, HWY_DYNAMIC_DISPATCH(FromBF16Range));
 }
 
-void ColumnSum(const ColumnSumArgs& args, const Parallel& parallel) {
+// out += the column sums of what `rows` puts into each chunk's partial row; Args as ColumnSumArgs.
+template <class Args>
+void Reduce(const Args& args, const Parallel& parallel,
+            void (*rows)(const Args&, int64_t, int64_t, float*)) {
   if (args.rows <= 0) return;
-  const auto sum = HWY_DYNAMIC_DISPATCH(SumRows);
-  const auto add = HWY_DYNAMIC_DISPATCH(AddPartials);
   ParallelChunks(parallel, args.rows, kSumRows, [&](int64_t begin, int64_t end) {
-    sum(args, begin, end, args.workspace + begin / kSumRows * args.width);
+    rows(args, begin, end, args.workspace + begin / kSumRows * args.width);
   });
+  const auto add = HWY_DYNAMIC_DISPATCH(AddPartials);
   const int64_t chunks = (args.rows + kSumRows - 1) / kSumRows;
-  ParallelChunks(parallel, args.width, kColumnsPerTask,
-                 [&](int64_t begin, int64_t end) { add(args, chunks, begin, end); });
+  ParallelChunks(parallel, args.width, kColumnsPerTask, [&](int64_t begin, int64_t end) {
+    add(args.workspace, args.width, chunks, args.out, begin, end);
+  });
+}
+
+void ColumnSum(const ColumnSumArgs& args, const Parallel& parallel) {
+  Reduce(args, parallel, HWY_DYNAMIC_DISPATCH(SumRows));
+}
+void ColumnDot(const ColumnDotArgs& args, const Parallel& parallel) {
+  Reduce(args, parallel, HWY_DYNAMIC_DISPATCH(DotRows));
+}
+void ScaleColumns(const ScaleColumnsArgs& args, const Parallel& parallel) {
+  Run(args, parallel, args.rows, ChunkRows(args.width), HWY_DYNAMIC_DISPATCH(ScaleColumnsRange));
 }
 
 double SumOfSquares(const float* x, int64_t count) {

@@ -51,6 +51,22 @@ void ColumnSum(const ColumnSumArgsOf<T>& a) {
   }
 }
 
+template <class T>
+void ScaleColumns(const ScaleColumnsArgsOf<T>& a) {
+  for (int64_t i = 0; i < a.rows; ++i) {
+    for (int64_t c = 0; c < a.width; ++c) a.y[i * a.width + c] = a.x[i * a.width + c] * a.scale[c];
+  }
+}
+
+template <class T>
+void ColumnDot(const ColumnDotArgsOf<T>& a) {
+  for (int64_t c = 0; c < a.width; ++c) {
+    T sum = 0;
+    for (int64_t i = 0; i < a.rows; ++i) sum += a.a[i * a.width + c] * a.b[i * a.width + c];
+    a.out[c] += sum;
+  }
+}
+
 inline void ConvertToBF16(const ToBF16Args& a) {
   for (int64_t i = 0; i < a.count; ++i) a.y[i] = ToBF16(a.x[i]);
 }

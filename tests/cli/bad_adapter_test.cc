@@ -139,7 +139,7 @@ TEST_F(BadAdapter, ConfigsThatAreNotImplemented) {
   ExpectConfig("a_field_of_tomorrow", 1, {"a_field_of_tomorrow", "not implemented"});
   ExpectConfig("modules_to_save", {"lm_head"}, {"modules_to_save", "lm_head"});
   ExpectConfig("target_modules", "(", {"(", "regular expression"});
-  ExpectConfig("target_modules", nlohmann::json::array(), {"LoRA targets", "found none"});
+  ExpectConfig("target_modules", nlohmann::json::array(), {"targets", "found none"});
   Fresh("prompt");
   ExpectConfig("num_virtual_tokens", 0, {"num_virtual_tokens", "found 0"});
   ExpectConfig("num_virtual_tokens", int64_t{1} << 40, {"num_virtual_tokens"});

@@ -80,6 +80,15 @@ INSTANTIATE_TEST_SUITE_P(All, ActivationGradient,
                                          Activation::kGeluTanh, Activation::kSilu,
                                          Activation::kTanh));
 
+TEST(PointwiseGradient, ScaleColumns) {
+  Random random(9);
+  // Rows 2 and 7, 8 keep their values.
+  const std::vector<TaskSpan> spans = {{0, 2, 0}, {3, 7, 0}};
+  CheckGradients(
+      [&](Context& c, const std::vector<Var>& v) { return ScaleColumns(c, v[0], v[1], spans); },
+      {RandomTensor(random, {9, 5}), RandomTensor(random, {1, 5})});
+}
+
 void Train(Context& c) {
   c.training = true;
   c.seed = 5;

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import reference as ref
 
 STEPS, BATCH, MAX_NEW, BEAMS = 10, 4, 12, 4
-LR = {"prompt": 1e-2, "lora": 1e-3}
+LR = {"prompt": 1e-2, "lora": 1e-3, "ia3": 3e-3}
 DECODER_LENGTHS = [1, 9, 139, 5, 33, 2, 17]
 ENCODER_LENGTHS = [1, 9, 151, 5, 33, 2, 17]
 TARGET_LENGTHS = [3, 1, 7, 135, 2, 4, 5]
@@ -133,7 +133,9 @@ def make_case(shape, seed, root):
 
     targets = None if seed == 1 else ref.BROAD_TARGETS[shape]
     configs = {"prompt": ref.prompt_config(base, VIRTUAL_TOKENS[seed]),
-               "lora": ref.lora_config(base, target_modules=targets, **LORA[seed])}
+               "lora": ref.lora_config(base, target_modules=targets, **LORA[seed]),
+               "ia3": ref.ia3_config(base, target_modules=targets,
+                                     feedforward_modules=None if seed == 1 else ref.BROAD_FEEDFORWARD[shape])}
     models = {"none": base}
     for kind, config in configs.items():
         models[kind] = ref.attach(base, config, 31 * seed + len(kind))

@@ -19,7 +19,7 @@ import torch  # noqa: E402  (the environment above has to be set first)
 import torch.nn.functional as F  # noqa: E402
 import peft  # noqa: E402
 import transformers  # noqa: E402
-from peft import LoraConfig, PromptTuningConfig, get_peft_model, get_peft_model_state_dict  # noqa: E402
+from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model, get_peft_model_state_dict  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 PINNED = {"torch": "2.15.0", "transformers": "5.23.0", "peft": "0.21.2"}
@@ -31,6 +31,11 @@ BROAD_TARGETS = {
     "mistral": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "qwen2": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "gpt2": ["c_attn", "c_proj", "c_fc"],
+}
+# IA3's feed-forward modules among them, whose input is scaled.
+BROAD_FEEDFORWARD = {
+    "t5-v1_0": ["o", "wo"], "t5-v1_1": ["o", "wo"], "llama": ["o_proj", "down_proj"], "mistral": ["o_proj", "down_proj"],
+    "qwen2": ["o_proj", "down_proj"], "gpt2": ["c_proj"],
 }
 DEFAULT_TARGETS = {
     "t5-v1_0": ["q", "v"], "t5-v1_1": ["q", "v"], "llama": ["q_proj", "v_proj"], "mistral": ["q_proj", "v_proj"],
@@ -181,8 +186,13 @@ def lora_config(model, **settings):
     return LoraConfig(task_type=task_type(model), base_model_name_or_path="base", **settings)
 
 
+def ia3_config(model, **settings):
+    return IA3Config(task_type=task_type(model), base_model_name_or_path="base", **settings)
+
+
 def attach(model, config, seed, scale=None):
-    """A PEFT model on a copy of `model` whose adapter tensors are all random: prompts N(0, 0.3), A kaiming-like, B non-zero."""
+    """A PEFT model on a copy of `model` whose adapter tensors are all random: prompts N(0, 0.3), A kaiming-like, B non-zero,
+    IA3's vectors N(1, 0.3)."""
     wrapped = get_peft_model(copy.deepcopy(model), config).eval()
     config.base_model_name_or_path = "base"  # get_peft_model writes the folder it was loaded from
     generator = torch.Generator().manual_seed(seed)
@@ -193,6 +203,8 @@ def attach(model, config, seed, scale=None):
                 p.copy_((scale or 0.3) * noise)
             elif "lora_A" in name:
                 p.copy_(noise / math.sqrt(p.shape[1]))
+            elif "ia3_l" in name:
+                p.copy_(1 + (scale or 0.3) * noise)
             else:
                 p.copy_((scale or 0.15) * noise)
     return wrapped

@@ -57,6 +57,41 @@ TEST(ElementwiseTest, Multiply) {
   });
 }
 
+TEST(ElementwiseTest, ScaleColumnsAndColumnDot) {
+  ForEachSimdLevel([&] {
+    for (int64_t width : EdgeLengths()) {
+      for (int64_t rows : {1, 3, 130}) {
+        const std::vector<float> x = RandomFloats(rows * width, 1),
+                                 y = RandomFloats(rows * width, 2);
+        const std::vector<float> scale = RandomFloats(width, 3), out = RandomFloats(width, 4);
+        std::vector<float> want(x.size());
+        Guarded<float> got(std::vector<float>(x.size(), kNaN), 1), from(x, 2), by(scale, 3);
+        reference::ScaleColumns<float>({x.data(), scale.data(), want.data(), rows, width});
+        cpu::ScaleColumns({from.data(), by.data(), got.data(), rows, width}, {});
+        ExpectSameBits(got.values(), want, "scale columns");
+        ASSERT_TRUE(got.Intact());
+        cpu::ScaleColumns({from.data(), by.data(), from.data(), rows, width}, {});
+        ExpectSameBits(from.values(), want, "scale columns in place");
+
+        Guarded<float> sums(out, 1), a(x, 3), b(y, 2);
+        std::vector<float> workspace(static_cast<size_t>(ColumnSumWorkspace(rows, width)), kNaN);
+        cpu::ColumnDot({a.data(), b.data(), sums.data(), rows, width, workspace.data()}, {});
+        const std::vector<double> x64 = Doubles(x), y64 = Doubles(y);
+        std::vector<double> exact = Doubles(out), size(exact.size(), 0.0);
+        reference::ColumnDot<double>({x64.data(), y64.data(), exact.data(), rows, width, nullptr});
+        for (size_t i = 0; i < x.size(); ++i) size[i % exact.size()] += std::abs(x64[i] * y64[i]);
+        ExpectWithin(
+            sums.values(), exact,
+            [&](size_t c) {
+              return kUlp * static_cast<double>(rows + 2) * (size[c] + std::abs(exact[c]));
+            },
+            "column dot");
+        ASSERT_TRUE(sums.Intact());
+      }
+    }
+  });
+}
+
 TEST(ElementwiseTest, CopyRowsAndAddBias) {
   ForEachSimdLevel([&] {
     for (int64_t width : EdgeLengths()) {

@@ -37,7 +37,7 @@ class AdapterConfigTest : public ::testing::Test {
     EXPECT_TRUE(config.ok()) << config.status();
     if (!config.ok()) return ranks;
     Random random(1);
-    const auto lora = permafrost::Lora::Create(0, config->lora, *model_, random);
+    const auto lora = permafrost::Lora::Create(0, std::get<LoraConfig>(*config), *model_, random);
     EXPECT_TRUE(lora.ok()) << lora.status();
     if (!lora.ok()) return ranks;
     constexpr absl::string_view kPrefix = "base_model.model.", kSuffix = ".lora_A.weight";
@@ -75,8 +75,9 @@ TEST_F(AdapterConfigTest, TheFirstPatternOfTheFileDecides) {
   ASSERT_TRUE(config.ok()) << config.status();
   const auto again = Parse(AdapterConfigJson(*config, *model_));
   ASSERT_TRUE(again.ok()) << again.status();
-  EXPECT_EQ(again->lora.alpha_pattern, config->lora.alpha_pattern);
-  EXPECT_EQ(again->lora.alpha_pattern.front().first, "q_proj");
+  EXPECT_EQ(std::get<LoraConfig>(*again).alpha_pattern,
+            std::get<LoraConfig>(*config).alpha_pattern);
+  EXPECT_EQ(std::get<LoraConfig>(*again).alpha_pattern.front().first, "q_proj");
 }
 
 TEST_F(AdapterConfigTest, ExcludedByARegularExpression) {
@@ -103,7 +104,7 @@ TEST_F(AdapterConfigTest, RefusesSizesOutOfRange) {
     const auto config =
         Parse(R"({"peft_type": "LORA", "target_modules": ["q_proj"], )" + field + "}");
     ASSERT_TRUE(config.ok()) << config.status();
-    const auto lora = permafrost::Lora::Create(0, config->lora, *model_, random);
+    const auto lora = permafrost::Lora::Create(0, std::get<LoraConfig>(*config), *model_, random);
     ASSERT_FALSE(lora.ok());
     EXPECT_THAT(std::string(lora.status().message()), HasSubstr("rank"));
   }
@@ -119,7 +120,7 @@ TEST_F(AdapterConfigTest, DropoutActsInTrainingOnly) {
   const auto config = Lora(R"("target_modules": "all-linear", "lora_dropout": 0.5)");
   ASSERT_TRUE(config.ok()) << config.status();
   Random random(1);
-  const auto lora = permafrost::Lora::Create(0, config->lora, *model_, random);
+  const auto lora = permafrost::Lora::Create(0, std::get<LoraConfig>(*config), *model_, random);
   ASSERT_TRUE(lora.ok()) << lora.status();
   for (Parameter& p : (*lora)->parameters()) {
     for (int64_t i = 0; i < p.count(); ++i) {

@@ -6,45 +6,17 @@
 #include <filesystem>
 
 #include "gtest/gtest.h"
-#include "io/examples.h"
 #include "io/file.h"
 #include "peft/trainer.h"
+#include "tests/util/golden_world.h"
 
 namespace permafrost {
 namespace {
 
-struct World {
-  std::unique_ptr<Context> context;
-  std::unique_ptr<Model> model;
-  Adapter adapter;
-  std::vector<TokenLine> lines;
-};
-
-World MakeWorld(const std::string& shape, MethodKind kind, int threads) {
-  World w;
-  const std::string folder = PERMAFROST_GOLDEN "/models/" + shape;
-  w.context = std::make_unique<Context>(threads);
-  w.model = *OpenModel(*w.context, folder);
-  AdapterConfig config;
-  config.kind = kind;
-  config.virtual_tokens = 5;
-  config.lora.rank = 3;
-  config.lora.dropout = 0.1;
-  config.lora.targets = {"all-linear"};
-  Random random(7);
-  Tensor prompt({5, w.model->info().width});
-  for (int64_t i = 0; i < prompt.count(); ++i)
-    prompt.f32()[i] = static_cast<float>(random.Normal());
-  w.adapter = *CreateAdapter(config, 0, *w.context, *w.model, random, prompt);
-  const TokenOptions options{.vocabulary = static_cast<int>(w.model->info().vocabulary),
-                             .equal_length = !w.model->info().encoder_decoder,
-                             .need_labels = true};
-  const std::vector<TokenExample> examples =
-      ReadTokenExamples(folder + "/data.jsonl", options).value();
-  for (const TokenExample& e : examples) {
-    w.lines.push_back(
-        {{e.input_ids.begin(), e.input_ids.end()}, {e.labels.begin(), e.labels.end()}, 0});
-  }
+GoldenWorld MakeWorld(const std::string& shape, const std::string& method, int threads) {
+  GoldenWorld w = OpenGoldenWorld(shape, Precision::kF32, threads);
+  w.adapter =
+      FreshAdapter(ConfigNamed(method, w.model->info().model_type), 0, *w.context, *w.model);
   return w;
 }
 
@@ -64,10 +36,10 @@ std::string AdapterBytes(const TrainOptions& o) {
   return *ReadFile(o.out + "/adapter_model.safetensors");
 }
 
-class Frozen : public testing::TestWithParam<std::tuple<const char*, MethodKind>> {};
+class Frozen : public testing::TestWithParam<std::tuple<const char*, std::string>> {};
 
 TEST_P(Frozen, GradientAndOptimizerBytesFollowFromTrainableBytes) {
-  World w = MakeWorld(std::get<0>(GetParam()), std::get<1>(GetParam()), 1);
+  GoldenWorld w = MakeWorld(std::get<0>(GetParam()), std::get<1>(GetParam()), 1);
   const int64_t trainable = w.adapter.method->parameters().count() * 4;
   const int64_t gradient_before = MemoryOf(MemoryTag::kGradient).live;
   const int64_t optimizer_before = MemoryOf(MemoryTag::kOptimizer).live;
@@ -79,7 +51,7 @@ TEST_P(Frozen, GradientAndOptimizerBytesFollowFromTrainableBytes) {
 }
 
 TEST_P(Frozen, EveryParameterMovesAndNoBaseByteDoes) {
-  World w = MakeWorld(std::get<0>(GetParam()), std::get<1>(GetParam()), 1);
+  GoldenWorld w = MakeWorld(std::get<0>(GetParam()), std::get<1>(GetParam()), 1);
   std::vector<uint64_t> checksums;
   std::vector<Tensor> vectors;
   for (const BaseTensor& t : w.model->tensors()) {
@@ -109,17 +81,17 @@ TEST_P(Frozen, EveryParameterMovesAndNoBaseByteDoes) {
 }
 
 TEST_P(Frozen, SameBytesForOneAndTwoThreadsAndAfterResume) {
-  const auto [shape, kind] = GetParam();
+  const auto& [shape, kind] = GetParam();
   const TrainOptions whole = Options("whole");
   {
-    World w = MakeWorld(shape, kind, 1);
+    GoldenWorld w = MakeWorld(shape, kind, 1);
     ASSERT_TRUE(
         Train(*w.context, *w.model, w.adapter, *w.adapter.method, w.lines, nullptr, whole, {})
             .ok());
   }
   const TrainOptions threaded = Options("threads");
   {
-    World w = MakeWorld(shape, kind, 2);
+    GoldenWorld w = MakeWorld(shape, kind, 2);
     ASSERT_TRUE(
         Train(*w.context, *w.model, w.adapter, *w.adapter.method, w.lines, nullptr, threaded, {})
             .ok());
@@ -132,14 +104,14 @@ TEST_P(Frozen, SameBytesForOneAndTwoThreadsAndAfterResume) {
   events.interrupt = &interrupt;
   events.on_step = [&](const StepReport& r) { interrupt = r.step == 2; };
   {
-    World w = MakeWorld(shape, kind, 1);
+    GoldenWorld w = MakeWorld(shape, kind, 1);
     const auto first =
         Train(*w.context, *w.model, w.adapter, *w.adapter.method, w.lines, nullptr, cut, events);
     ASSERT_TRUE(first.ok() && first->interrupted && first->steps == 2);
   }
   cut.resume = true;
   {
-    World w = MakeWorld(shape, kind, 2);
+    GoldenWorld w = MakeWorld(shape, kind, 2);
     ASSERT_TRUE(
         Train(*w.context, *w.model, w.adapter, *w.adapter.method, w.lines, nullptr, cut, {}).ok());
   }
@@ -147,14 +119,14 @@ TEST_P(Frozen, SameBytesForOneAndTwoThreadsAndAfterResume) {
   for (const TrainOptions& o : {whole, threaded, cut}) std::filesystem::remove_all(o.out);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, Frozen,
-    testing::Combine(testing::Values("t5-v1_0-1", "t5-v1_1-1", "llama-1", "qwen2-1", "gpt2-1"),
-                     testing::Values(MethodKind::kPrompt, MethodKind::kLora, MethodKind::kFull)));
+INSTANTIATE_TEST_SUITE_P(All, Frozen,
+                         testing::Combine(testing::Values("t5-v1_0-1", "t5-v1_1-1", "llama-1",
+                                                          "qwen2-1", "gpt2-1"),
+                                          testing::ValuesIn(MethodNames())));
 
 // A causal prompt costs P rows, not B * P; a mixed batch gives each line what it has alone.
 TEST(SharedRows, CausalPromptOnceAndMixedAdapters) {
-  World w = MakeWorld("llama-1", MethodKind::kPrompt, 1);
+  GoldenWorld w = MakeWorld("llama-1", "prompt", 1);
   const Batch batch = MakeBatch(w.model->layout(*w.adapter.method), w.lines, Outputs::kLabelled);
   int64_t text = 0;
   for (const TokenLine& line : w.lines) text += static_cast<int64_t>(line.input_ids.size());
@@ -178,13 +150,10 @@ TEST(SharedRows, CausalPromptOnceAndMixedAdapters) {
 // Nothing below the first trainable tensor is recorded: with a LoRA in the last layer only, that
 // layer's ops.
 TEST(SavedPerNeed, NothingBelowTheFirstTrainableTensor) {
-  World w = MakeWorld("llama-1", MethodKind::kLora, 1);
-  AdapterConfig config;
-  config.kind = MethodKind::kLora;
-  config.lora.targets = {"down_proj"};
-  config.lora.layers = {static_cast<int>(w.model->info().layers) - 1};
-  Random random(1);
-  Adapter adapter = *CreateAdapter(config, 0, *w.context, *w.model, random, {});
+  GoldenWorld w = MakeWorld("llama-1", "lora", 1);
+  LoraConfig config = LoraConfigOf({"down_proj"}, 3);
+  config.targets.layers = {static_cast<int>(w.model->info().layers) - 1};
+  const Adapter adapter = FreshAdapter(config, 0, *w.context, *w.model);
   const Batch batch = MakeBatch(w.model->layout(*adapter.method), w.lines, Outputs::kLabelled);
   const std::vector<float> weights(batch.target_labels.size(), 1.0f);
   w.context->tape.mode = TapeMode::kRecord;

@@ -37,7 +37,7 @@ class GoldenAdapterTest : public testing::TestWithParam<std::string> {
 };
 
 TEST_P(GoldenAdapterTest, ForwardAgreesWithPeft) {
-  for (const std::string kind : {"prompt", "lora"}) {
+  for (const std::string kind : {"prompt", "lora", "ia3"}) {
     const auto method = Load(kind);
     ExpectGolden(golden_, kind, c_, *model_, *method, kTask);
   }
@@ -45,7 +45,7 @@ TEST_P(GoldenAdapterTest, ForwardAgreesWithPeft) {
 
 // The contract allows 1e-3 and expects 1e-5; the golden files carry up to 5e-5 of their own.
 TEST_P(GoldenAdapterTest, GradientsAgreeWithPeft) {
-  for (const std::string kind : {"prompt", "lora"}) {
+  for (const std::string kind : {"prompt", "lora", "ia3"}) {
     for (const Recompute recompute :
          {Recompute::kNone, Recompute::kAttention, Recompute::kLayers}) {
       c_.recompute = recompute;
@@ -63,7 +63,7 @@ TEST_P(GoldenAdapterTest, GradientsAgreeWithPeft) {
 
 // Within 2e-3 of the change, as the contract says.
 TEST_P(GoldenAdapterTest, TenStepsOfAdamWAgreeWithPeft) {
-  for (const std::string kind : {"prompt", "lora"}) {
+  for (const std::string kind : {"prompt", "lora", "ia3"}) {
     const auto method = Load(kind);
     std::vector<Tensor> before;
     for (const Parameter& p : method->parameters()) before.push_back(p.value().Clone());

@@ -22,9 +22,9 @@ class PassThrough : public Hooks {
     ++calls;
     return y;
   }
-  Var OnHidden(Context&, const SiteId&, Var h, absl::Span<const TaskSpan>) override {
+  Var OnLinearInput(Context&, const LinearPlace&, Var x, absl::Span<const TaskSpan>) override {
     ++calls;
-    return h;
+    return x;
   }
   Var OnSublayerOutput(Context&, const SiteId&, const Var&, Var y,
                        absl::Span<const TaskSpan>) override {
@@ -33,10 +33,6 @@ class PassThrough : public Hooks {
   }
   int calls = 0;
 };
-
-std::vector<AdapterConfig> Methods() {
-  return {PromptConfig(5), LoraConfigOf({"all-linear"}, 3), FullConfig()};
-}
 
 class HooksTest : public testing::TestWithParam<std::string> {
  protected:
@@ -59,28 +55,32 @@ TEST_P(HooksTest, DoingNothingIsTheBase) {
     EXPECT_GT(pass.calls, 0);
     AdapterSet empty;
     ExpectSame(RunForward(c, *w.model, empty, w.lines, Outputs::kAll), base, "empty set");
-    const Adapter lora = FreshAdapter(LoraConfigOf({"all-linear"}, 3), 0, c, *w.model);
-    ExpectSame(RunForward(c, *w.model, *lora.method, w.lines, Outputs::kAll), base,
-               "a LoRA whose B is zero");
+    // A LoRA's B is zero, an IA3's vectors are one.
+    for (const std::string method : {"lora", "ia3"}) {
+      const Adapter fresh =
+          FreshAdapter(ConfigNamed(method, w.model->info().model_type), 0, c, *w.model);
+      ExpectSame(RunForward(c, *w.model, *fresh.method, w.lines, Outputs::kAll), base, method);
+    }
   }
 }
 
-// Lines of no task in a batch with prompts and LoRAs on the others: their losses have the bits they
-// have alone on the bare base.
+// Lines of no task in a batch with every method that can share one on the others: their losses have
+// the bits they have alone on the bare base.
 TEST_P(HooksTest, LinesWithoutAdapterAreTheBase) {
+  const std::vector<std::string> methods = {"prompt", "lora", "ia3"};
   for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
     GoldenWorld w = OpenGoldenWorld(GetParam(), precision);
     Context& c = *w.context;
     AdapterSet set;
-    const std::vector<AdapterConfig> configs = {PromptConfig(5), LoraConfigOf({"all-linear"}, 3)};
-    for (int task = 0; task < 2; ++task) {
-      const Adapter a = FreshAdapter(configs[static_cast<size_t>(task)], task, c, *w.model);
+    for (size_t task = 0; task < methods.size(); ++task) {
+      const AdapterConfig config = ConfigNamed(methods[task], w.model->info().model_type);
+      const Adapter a = FreshAdapter(config, static_cast<int>(task), c, *w.model);
       MoveParameters(*a.method, 0.1);
-      set.Add(absl::StrCat("adapter", task), a.method);
+      set.Add(methods[task], a.method);
     }
     std::vector<TokenLine> mixed, bare;
     for (size_t i = 0; i < w.lines.size(); ++i) {
-      for (const int task : {0, kNoTask, 1}) {  // every line under each adapter, one after another
+      for (const int task : {kNoTask, 0, 1, 2}) {  // every line under each adapter
         mixed.push_back(w.lines[i]);
         mixed.back().task = task;
       }
@@ -91,10 +91,12 @@ TEST_P(HooksTest, LinesWithoutAdapterAreTheBase) {
     const Forward expected = RunForward(c, *w.model, none, bare, Outputs::kAll);
     const Forward together = RunForward(c, *w.model, set, mixed, Outputs::kAll);
     for (size_t i = 0; i < bare.size(); ++i) {
-      EXPECT_EQ(together.losses[3 * i + 1], expected.losses[i]) << "line " << i;
+      EXPECT_EQ(together.losses[4 * i], expected.losses[i]) << "line " << i;
       if (expected.losses[i] == 0) continue;  // nothing labelled
-      EXPECT_NE(together.losses[3 * i], expected.losses[i]) << "line " << i;
-      EXPECT_NE(together.losses[3 * i + 2], expected.losses[i]) << "line " << i;
+      for (size_t task = 0; task < methods.size(); ++task) {
+        EXPECT_NE(together.losses[4 * i + 1 + task], expected.losses[i])
+            << "line " << i << ", " << methods[task];
+      }
     }
   }
 }
@@ -102,13 +104,14 @@ TEST_P(HooksTest, LinesWithoutAdapterAreTheBase) {
 TEST_P(HooksTest, FilesKeepEveryBit) {
   const std::string folder = absl::StrCat(testing::TempDir(), "/hooks_test_", getpid());
   GoldenWorld w = OpenGoldenWorld(GetParam());
-  for (const AdapterConfig& config : Methods()) {
-    const Adapter saved = FreshAdapter(config, 0, *w.context, *w.model);
+  for (const std::string& method : MethodNames()) {
+    const Adapter saved =
+        FreshAdapter(ConfigNamed(method, w.model->info().model_type), 0, *w.context, *w.model);
     MoveParameters(*saved.method, 0.1);
     ASSERT_TRUE(SaveAdapter(folder, saved, *w.model).ok());
     const auto loaded = LoadAdapter(folder, 0, *w.context, *w.model);
     ASSERT_TRUE(loaded.ok()) << loaded.status();
-    EXPECT_EQ(loaded->config.kind, config.kind);
+    EXPECT_EQ(loaded->config.index(), saved.config.index());
     const ParameterList &a = saved.method->parameters(), &b = loaded->method->parameters();
     ASSERT_EQ(a.size(), b.size());
     for (size_t i = 0; i < a.size(); ++i) {
@@ -123,20 +126,21 @@ TEST_P(HooksTest, FilesKeepEveryBit) {
   }
 }
 
-// Replaces every linear's weight by W + s B A.
+// Replaces every base tensor by the merged one.
 class Merged : public Hooks {
  public:
-  Merged(Context& c, const Model& model, const Lora& lora) {
-    vars_.resize(model.tensors().size());
-    for (const LinearPlace& place : model.linears()) {
-      const Tensor w = model.tensors()[static_cast<size_t>(place.weight)].weight->ToF32(c);
-      EXPECT_TRUE(lora.MergeInto(c, place, w)) << place.module;
-      vars_[static_cast<size_t>(place.weight)] = Var(w);
+  Merged(Context& c, const Model& model, const Method& method) {
+    std::vector<Tensor> values;
+    for (const BaseTensor& t : model.tensors()) {
+      values.push_back(t.weight != nullptr ? t.weight->ToF32(c) : t.vector.Clone());
     }
+    EXPECT_TRUE(method.mergeable());
+    method.MergeInto(model, values);
+    for (Tensor& value : values) vars_.emplace_back(std::move(value));
   }
+  const Tensor& value(TensorId tensor) const { return vars_[static_cast<size_t>(tensor)].value(); }
   const Var* Replacement(TensorId tensor) const override {
-    const Var& v = vars_[static_cast<size_t>(tensor)];
-    return v ? &v : nullptr;
+    return &vars_[static_cast<size_t>(tensor)];
   }
 
  private:
@@ -155,12 +159,12 @@ TEST_P(HooksTest, AMergedLinearIsTheLoraWithinItsRoundings) {
   Random random(3);
   constexpr int64_t kRows = 5;
   const std::vector<TaskSpan> spans = {{0, kRows, 0}};
+  const Merged all(c, *w.model, lora);
   for (const LinearPlace& place : w.model->linears()) {
     const Weight& base = *w.model->tensors()[static_cast<size_t>(place.weight)].weight;
     const Tensor x = NormalPrompt(kRows, place.inputs, 1, random);
     const Var unmerged = lora.OnLinear(c, place, x, Linear(c, x, base), spans);
-    const Tensor merged = base.ToF32(c);
-    ASSERT_TRUE(lora.MergeInto(c, place, merged));
+    const Tensor& merged = all.value(place.weight);
     const Tensor plain = base.ToF32(c);
     const Parameter *a = nullptr, *b = nullptr;
     for (const Parameter& p : lora.parameters()) {
@@ -198,16 +202,18 @@ TEST_P(HooksTest, AMergedLinearIsTheLoraWithinItsRoundings) {
 TEST_P(HooksTest, AMergedModelIsTheAdaptedOne) {
   GoldenWorld w = OpenGoldenWorld(GetParam());
   Context& c = *w.context;
-  const Adapter adapter = FreshAdapter(LoraConfigOf({"all-linear"}, 3), 0, c, *w.model);
-  MoveParameters(*adapter.method, 0.02);
-  Lora& lora = static_cast<Lora&>(*adapter.method);
-  Merged merged(c, *w.model, lora);
   Hooks none;
-  const Forward unmerged = RunForward(c, *w.model, lora, w.lines, Outputs::kAll);
-  const Forward other = RunForward(c, *w.model, merged, w.lines, Outputs::kAll);
   const Forward base = RunForward(c, *w.model, none, w.lines, Outputs::kAll);
-  EXPECT_LE(RelativeMaxDifference(other.logits, unmerged.logits), 2 * kLogitBound);
-  EXPECT_GT(RelativeMaxDifference(base.logits, unmerged.logits), 100 * kLogitBound);
+  for (const std::string method : {"lora", "ia3"}) {
+    const Adapter adapter =
+        FreshAdapter(ConfigNamed(method, w.model->info().model_type), 0, c, *w.model);
+    MoveParameters(*adapter.method, 0.02);
+    Merged merged(c, *w.model, *adapter.method);
+    const Forward unmerged = RunForward(c, *w.model, *adapter.method, w.lines, Outputs::kAll);
+    const Forward other = RunForward(c, *w.model, merged, w.lines, Outputs::kAll);
+    EXPECT_LE(RelativeMaxDifference(other.logits, unmerged.logits), 2 * kLogitBound) << method;
+    EXPECT_GT(RelativeMaxDifference(base.logits, unmerged.logits), 100 * kLogitBound) << method;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, HooksTest, testing::ValuesIn(GoldenModelNames()), TestName);

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t kRank = 3, kPrompt = 5;
 
-enum class Trained { kPrompt, kLoraDefault, kLoraAll, kFull };
+enum class Trained { kPrompt, kLoraDefault, kLoraAll, kIa3, kFull };
 
 AdapterConfig ConfigOf(Trained trained, const std::string& model_type) {
   switch (trained) {
@@ -18,6 +18,8 @@ AdapterConfig ConfigOf(Trained trained, const std::string& model_type) {
       return LoraConfigOf(DefaultLoraTargets(model_type), kRank);
     case Trained::kLoraAll:
       return LoraConfigOf({"all-linear"}, kRank);
+    case Trained::kIa3:
+      return DefaultIa3Config(model_type, {});
     case Trained::kFull:
       return FullConfig();
   }
@@ -121,8 +123,11 @@ class Formula {
  private:
   bool full() const { return trained_ == Trained::kFull; }
   bool lora() const { return trained_ == Trained::kLoraDefault || trained_ == Trained::kLoraAll; }
+  bool ia3() const { return trained_ == Trained::kIa3; }
   bool all_linears() const { return trained_ == Trained::kLoraAll || full(); }
   bool any_linear() const { return lora() || full(); }
+  // Whether something trains below the first layer's first norm.
+  bool starts_below_the_norm() const { return !lora() && !ia3(); }
 
   // Input and one or two statistics a row.
   int64_t Norm(int64_t rows) const { return e_ * rows * info_.width + 4 * rows * (gpt2_ ? 2 : 1); }
@@ -146,6 +151,14 @@ class Formula {
     const int64_t inputs = gpt2_ ? 1 : all_linears() ? 3 : 2;
     return e_ * rows * info_.width + (inputs + (all_linears() ? 1 : 0)) * LowRank(rows);
   }
+  // What IA3 rescales, before that, and the span of rows that it acts on.
+  int64_t Rescaled(int64_t rows, int64_t width) const { return ia3() ? e_ * rows * width + 8 : 0; }
+  // PEFT's default targets of attention: keys and values (Qwen2: queries and values).
+  int64_t RescaledAttention(int64_t rows) const {
+    const int64_t query = info_.heads * info_.head_size, key = info_.key_heads * info_.head_size;
+    if (gpt2_) return Rescaled(rows, 3 * query);
+    return Rescaled(rows, info_.model_type == "qwen2" ? query : key) + Rescaled(rows, key);
+  }
   // T5; the encoder's output, which all layers share, is counted once in T5().
   int64_t CrossAttentionLinears() const {
     if (!any_linear()) return 0;
@@ -153,7 +166,7 @@ class Formula {
            (all_linears() ? 2 : 1) * LowRank(n_.encoder);
   }
   int64_t FeedForward(int64_t rows) const {
-    const int64_t kept = Norm(rows) + Activation(rows);
+    const int64_t kept = Norm(rows) + Activation(rows) + Rescaled(rows, hidden_);
     if (!all_linears()) return kept;
     return kept + e_ * rows * (info_.width + hidden_) + (gated_ ? 3 : 2) * LowRank(rows);
   }
@@ -166,8 +179,9 @@ class Formula {
   int64_t DecoderStack() const {
     int64_t bytes = Norm(n_.outputs) + Head();
     for (int64_t i = 0; i < info_.layers; ++i) {
-      if (i > 0 || !lora()) bytes += Norm(n_.decoder);
+      if (i > 0 || starts_below_the_norm()) bytes += Norm(n_.decoder);
       bytes += Attention(n_.decoder, n_.decoder) + SelfAttentionLinears(n_.decoder);
+      bytes += RescaledAttention(n_.decoder);
       bytes += FeedForward(i + 1 == info_.layers ? n_.outputs : n_.decoder);
     }
     return bytes;
@@ -179,8 +193,9 @@ class Formula {
     bytes += 2 * 4 * info_.heads * distances_;                     // both stacks' bias by distance
     if (any_linear()) bytes += e_ * n_.encoder * info_.width;
     for (int64_t i = 0; i < info_.layers; ++i) {
-      if (i > 0 || !lora()) bytes += Norm(n_.encoder);
+      if (i > 0 || starts_below_the_norm()) bytes += Norm(n_.encoder);
       bytes += Attention(n_.encoder, n_.encoder) + SelfAttentionLinears(n_.encoder);
+      bytes += RescaledAttention(n_.encoder);
       bytes += FeedForward(n_.encoder);
     }
     for (int64_t i = 0; i < info_.decoder_layers; ++i) {
@@ -188,9 +203,10 @@ class Formula {
       if (i > 0 || full()) bytes += Norm(n_.decoder);
       if (i > 0 || !prompt) {
         bytes += Attention(n_.decoder, n_.decoder) + SelfAttentionLinears(n_.decoder);
-        bytes += Norm(n_.decoder);
+        bytes += RescaledAttention(n_.decoder) + Norm(n_.decoder);
       }
       bytes += Attention(n_.decoder, n_.encoder) + CrossAttentionLinears();
+      bytes += RescaledAttention(n_.encoder);
       bytes += FeedForward(i + 1 == info_.decoder_layers ? n_.outputs : n_.decoder);
     }
     return bytes;
@@ -209,8 +225,8 @@ class SavedBytesTest : public testing::TestWithParam<std::string> {};
 TEST_P(SavedBytesTest, AStepKeepsWhatTheFormulaSays) {
   for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
     GoldenWorld w = OpenGoldenWorld(GetParam(), precision);
-    for (const Trained trained :
-         {Trained::kPrompt, Trained::kLoraDefault, Trained::kLoraAll, Trained::kFull}) {
+    for (const Trained trained : {Trained::kPrompt, Trained::kLoraDefault, Trained::kLoraAll,
+                                  Trained::kIa3, Trained::kFull}) {
       const Adapter adapter =
           FreshAdapter(ConfigOf(trained, w.model->info().model_type), 0, *w.context, *w.model);
       const auto recorded = Record(*w.context, *w.model, *adapter.method, w.lines);
@@ -284,12 +300,13 @@ TEST_P(SavedBytesTest, ALoraRecordsNothingBelowItsFirstLayer) {
   const size_t unrecorded = t5 ? 4 : gpt2 ? 2 : 5;
   const size_t top = t5 && !gated ? 4 : 3;  // wanted rows, final norm, head, its scale
   for (int64_t l = 0; l < info.decoder_layers; ++l) {
-    AdapterConfig config = LoraConfigOf(DefaultLoraTargets(info.model_type), kRank);
+    LoraConfig config = LoraConfigOf(DefaultLoraTargets(info.model_type), kRank);
     if (t5) {
-      config.lora.targets = {absl::StrCat("decoder\\.block\\.[", l, "-9]\\..*\\.[qv]")};
-      config.lora.targets_are_regex = true;
+      config.targets.modules = {absl::StrCat("decoder\\.block\\.[", l, "-9]\\..*\\.[qv]")};
+      config.targets.modules_are_regex = true;
     } else {
-      for (int64_t i = l; i < info.layers; ++i) config.lora.layers.push_back(static_cast<int>(i));
+      for (int64_t i = l; i < info.layers; ++i)
+        config.targets.layers.push_back(static_cast<int>(i));
     }
     const Adapter adapter = FreshAdapter(config, 0, *w.context, *w.model);
     const auto recorded = Record(*w.context, *w.model, *adapter.method, w.lines);

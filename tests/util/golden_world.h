@@ -23,33 +23,35 @@ struct GoldenWorld {
 };
 
 inline AdapterConfig PromptConfig(int64_t virtual_tokens) {
-  AdapterConfig config;
-  config.kind = MethodKind::kPrompt;
-  config.virtual_tokens = virtual_tokens;
+  return PromptTuningConfig{.virtual_tokens = virtual_tokens, .submodules = 1};
+}
+
+inline LoraConfig LoraConfigOf(std::vector<std::string> targets, int64_t rank) {
+  LoraConfig config;
+  config.rank = rank;
+  config.alpha = 2 * static_cast<double>(rank);
+  config.targets.modules = std::move(targets);
   return config;
 }
 
-inline AdapterConfig LoraConfigOf(std::vector<std::string> targets, int64_t rank) {
-  AdapterConfig config;
-  config.kind = MethodKind::kLora;
-  config.lora.rank = rank;
-  config.lora.alpha = 2 * static_cast<double>(rank);
-  config.lora.targets = std::move(targets);
-  return config;
+// Every method, by the name of `--method`: what the tests of properties that all methods share run
+// on.
+inline const std::vector<std::string>& MethodNames() {
+  static const std::vector<std::string> kNames = {"prompt", "lora", "ia3", "full"};
+  return kNames;
 }
-
-inline AdapterConfig FullConfig() {
-  AdapterConfig config;
-  config.kind = MethodKind::kFull;
-  return config;
+inline AdapterConfig ConfigNamed(const std::string& method, const std::string& model_type) {
+  if (method == "prompt") return PromptConfig(5);
+  if (method == "ia3") return DefaultIa3Config(model_type, {});
+  if (method == "full") return FullConfig();
+  LoraConfig lora = LoraConfigOf({"all-linear"}, 3);
+  lora.dropout = 0.1;
+  return lora;
 }
 
 inline Adapter FreshAdapter(const AdapterConfig& config, int task, Context& c, const Model& model) {
   Random random(7);
-  Tensor prompt = config.kind == MethodKind::kPrompt
-                      ? NormalPrompt(config.virtual_tokens, model.info().width, 0.3, random)
-                      : Tensor();
-  auto adapter = CreateAdapter(config, task, c, model, random, std::move(prompt));
+  auto adapter = CreateAdapter(config, task, c, model, random);
   EXPECT_TRUE(adapter.ok()) << adapter.status();
   return *std::move(adapter);
 }

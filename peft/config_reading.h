@@ -1,0 +1,48 @@
+// What the methods' config readers share. A reader takes the parsed file and returns its config; a
+// field that changes the result and is not implemented is an error that names it.
+#ifndef PERMAFROST_PEFT_CONFIG_READING_H_
+#define PERMAFROST_PEFT_CONFIG_READING_H_
+
+#include <set>
+#include <string>
+
+#include "models/config_fields.h"
+#include "peft/ia3.h"
+#include "peft/lora.h"
+#include "peft/prompt_tuning.h"
+
+namespace permafrost {
+
+// An adapter_config.json: its fields, and the same in the order of the file.
+struct ConfigFile {
+  const nlohmann::json& object;
+  const nlohmann::ordered_json& ordered;
+  const JsonFields& fields;
+  const Model& model;
+};
+
+// Whether a field is null, false or empty: it asks for nothing.
+bool AsksForNothing(const nlohmann::json& value);
+
+// Every field is one that changes nothing, or in `known`, or asks for nothing.
+absl::Status RefuseUnknown(const ConfigFile& file, const std::set<std::string>& known);
+
+// The fields target_modules (default: `fallback`), exclude_modules, layers_to_transform and
+// layers_pattern.
+absl::StatusOr<Targets> ReadTargets(const ConfigFile& file,
+                                    const std::vector<std::string>& fallback);
+inline const std::set<std::string> kTargetFields = {"target_modules", "exclude_modules",
+                                                    "layers_to_transform", "layers_pattern"};
+void WriteTargets(const Targets& targets, nlohmann::ordered_json& object);
+
+absl::StatusOr<PromptTuningConfig> ReadPromptTuningConfig(const ConfigFile& file);
+void WriteConfig(const PromptTuningConfig& config, const Model& model,
+                 nlohmann::ordered_json& object);
+absl::StatusOr<LoraConfig> ReadLoraConfig(const ConfigFile& file);
+void WriteConfig(const LoraConfig& config, const Model& model, nlohmann::ordered_json& object);
+absl::StatusOr<Ia3Config> ReadIa3Config(const ConfigFile& file);
+void WriteConfig(const Ia3Config& config, const Model& model, nlohmann::ordered_json& object);
+
+}  // namespace permafrost
+
+#endif  // PERMAFROST_PEFT_CONFIG_READING_H_

@@ -1,0 +1,88 @@
+// LoRA's part of adapter_config.json.
+#include "absl/strings/str_cat.h"
+#include "engine/check.h"
+#include "peft/config_reading.h"
+
+namespace permafrost {
+namespace {
+
+// A pattern field in the order of the file, which decides where several keys match.
+template <class V>
+absl::Status ReadPattern(const ConfigFile& file, const char* field,
+                         std::vector<std::pair<std::string, V>>& pattern) {
+  if (!file.fields.Has(field)) return absl::OkStatus();
+  const nlohmann::ordered_json& entries = file.ordered[field];
+  if (!entries.is_object()) return ConfigError(file.fields, field, "an object", entries.dump());
+  for (const auto& [key, value] : entries.items()) {
+    const bool fits = std::is_integral_v<V> ? value.is_number_integer() : value.is_number();
+    if (!fits) {
+      return ConfigError(file.fields, field, std::is_integral_v<V> ? "whole numbers" : "numbers",
+                         value.dump());
+    }
+    pattern.emplace_back(key, value.template get<V>());
+  }
+  return absl::OkStatus();
+}
+
+// Initialisations that change the base weights cannot be read without redoing them.
+absl::Status CheckInitialisation(const ConfigFile& file) {
+  static const std::set<std::string> kPlain = {"gaussian", "eva", "orthogonal", "true", "false"};
+  const nlohmann::json* init = file.fields.Find("init_lora_weights");
+  if (init == nullptr || !init->is_string() || kPlain.contains(init->get<std::string>())) {
+    return absl::OkStatus();
+  }
+  return ConfigError(file.fields, "init_lora_weights", "true, false, gaussian, eva or orthogonal",
+                     absl::StrCat(init->get<std::string>(),
+                                  ", which changes the base; convert it to plain LoRA in PEFT"));
+}
+
+}  // namespace
+
+absl::StatusOr<LoraConfig> ReadLoraConfig(const ConfigFile& file) {
+  const JsonFields& fields = file.fields;
+  std::set<std::string> known = {"r",          "lora_alpha",       "lora_dropout",
+                                 "use_rslora", "rank_pattern",     "alpha_pattern",
+                                 "bias",       "init_lora_weights"};
+  known.insert(kTargetFields.begin(), kTargetFields.end());
+  PERMAFROST_RETURN_IF_ERROR(RefuseUnknown(file, known));
+  LoraConfig lora;
+  PERMAFROST_ASSIGN_OR_RETURN(lora.rank, fields.IntOr("r", 8));
+  if (lora.rank < 1) return ConfigError(fields, "r", "at least 1", absl::StrCat(lora.rank));
+  PERMAFROST_ASSIGN_OR_RETURN(lora.alpha, fields.DoubleOr("lora_alpha", 8));
+  PERMAFROST_ASSIGN_OR_RETURN(lora.dropout, fields.DoubleOr("lora_dropout", 0));
+  if (!(lora.dropout >= 0 && lora.dropout < 1)) {
+    return ConfigError(fields, "lora_dropout", "a rate in [0, 1)", absl::StrCat(lora.dropout));
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(lora.rslora, fields.BoolOr("use_rslora", false));
+  PERMAFROST_ASSIGN_OR_RETURN(const std::string bias, fields.StringOr("bias", "none"));
+  if (bias != "none") {
+    return ConfigError(fields, "bias", "none", absl::StrCat(bias, ", which is not implemented"));
+  }
+  PERMAFROST_RETURN_IF_ERROR(CheckInitialisation(file));
+  PERMAFROST_RETURN_IF_ERROR(ReadPattern(file, "rank_pattern", lora.rank_pattern));
+  PERMAFROST_RETURN_IF_ERROR(ReadPattern(file, "alpha_pattern", lora.alpha_pattern));
+  PERMAFROST_ASSIGN_OR_RETURN(lora.targets,
+                              ReadTargets(file, DefaultLoraTargets(file.model.info().model_type)));
+  return lora;
+}
+
+void WriteConfig(const LoraConfig& lora, const Model& model, nlohmann::ordered_json& object) {
+  object["peft_type"] = "LORA";
+  object["r"] = lora.rank;
+  object["lora_alpha"] = lora.alpha;
+  if (lora.alpha == static_cast<double>(static_cast<int64_t>(lora.alpha))) {
+    object["lora_alpha"] = static_cast<int64_t>(lora.alpha);
+  }
+  object["lora_dropout"] = lora.dropout;
+  object["use_rslora"] = lora.rslora;
+  object["bias"] = "none";
+  object["fan_in_fan_out"] = model.info().model_type == "gpt2";
+  object["init_lora_weights"] = true;
+  object["rank_pattern"] = nlohmann::json::object();
+  for (const auto& [key, rank] : lora.rank_pattern) object["rank_pattern"][key] = rank;
+  object["alpha_pattern"] = nlohmann::json::object();
+  for (const auto& [key, alpha] : lora.alpha_pattern) object["alpha_pattern"][key] = alpha;
+  WriteTargets(lora.targets, object);
+}
+
+}  // namespace permafrost
