@@ -9,6 +9,7 @@
 #include "engine/optim/optimizer.h"
 #include "engine/parameter.h"
 #include "engine/random.h"
+#include "engine/random_tensor.h"
 #include "engine/rows.h"
 #include "engine/tensor.h"
 #include "engine/weight.h"

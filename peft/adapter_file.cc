@@ -7,11 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/check.h"
+#include "engine/random_tensor.h"
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "kernels/elementwise.h"
 #include "peft/adapter_config.h"
-#include "peft/prompt_init.h"
 
 namespace permafrost {
 
@@ -28,10 +28,14 @@ using Created = absl::StatusOr<std::shared_ptr<Method>>;
 
 Created Create(const PromptTuningConfig& config, const Setting& s) {
   constexpr double kRange = 0.5;
-  return std::make_shared<PromptTuning>(s.task,
-                                        UniformPrompt(config.submodules * config.virtual_tokens,
-                                                      s.model.info().width, kRange, s.random),
-                                        config.virtual_tokens);
+  return std::make_shared<PromptTuning>(
+      s.task,
+      UniformTensor({config.submodules * config.virtual_tokens, s.model.info().width}, kRange,
+                    s.random),
+      config.virtual_tokens);
+}
+Created Create(const PTuningConfig& config, const Setting& s) {
+  return std::make_shared<PTuning>(s.task, config, s.model.info().width, s.random);
 }
 Created Create(const LoraConfig& config, const Setting& s) {
   return Lora::Create(s.task, config, s.model, s.random);
@@ -48,6 +52,7 @@ Created Create(const FullConfig&, const Setting& s) {
 std::string MethodTitle(const AdapterConfig& config) {
   struct Title {
     std::string operator()(const PromptTuningConfig&) const { return "prompt tuning"; }
+    std::string operator()(const PTuningConfig&) const { return "P-tuning"; }
     std::string operator()(const LoraConfig&) const { return "LoRA"; }
     std::string operator()(const Ia3Config&) const { return "IA3"; }
     std::string operator()(const FullConfig&) const { return "a fully trained model"; }
@@ -114,16 +119,12 @@ absl::Status ReadParameters(const std::string& path, Method& method) {
       absl::StrJoin(problems, "; "), more > 0 ? absl::StrCat(" and ", more, " more") : ""));
 }
 
-absl::Status WriteParameters(const std::string& path, const Method& method, bool gradients) {
-  std::vector<Tensor> zeros;
+absl::Status WriteGradients(const std::string& path, const Method& method) {
+  std::vector<Tensor> kept;
   std::vector<TensorView> views;
   for (const Parameter& p : method.parameters()) {
-    Tensor t = gradients ? p.gradient() : p.value();
-    if (!t) {
-      t = Tensor::Zeros(p.value().shape());
-      zeros.push_back(t);
-    }
-    views.push_back(F32View(p.name(), method.FileShape(p), t.values()));
+    kept.push_back(p.gradient() ? p.gradient() : Tensor::Zeros(p.value().shape()));
+    views.push_back(F32View(p.name(), method.FileShape(p), kept.back().values()));
   }
   return WriteSafetensors(path, views);
 }
@@ -160,8 +161,10 @@ absl::Status SaveAdapter(const std::string& folder, const Adapter& adapter, cons
     return absl::UnavailableError(
         absl::StrCat(folder, ": cannot create the folder: ", error.message()));
   }
-  PERMAFROST_RETURN_IF_ERROR(
-      WriteParameters(folder + "/adapter_model.safetensors", *adapter.method, false));
+  const std::vector<FileTensor> tensors = adapter.method->FileTensors();
+  std::vector<TensorView> views;
+  for (const FileTensor& t : tensors) views.push_back(F32View(t.name, t.shape, t.value.values()));
+  PERMAFROST_RETURN_IF_ERROR(WriteSafetensors(folder + "/adapter_model.safetensors", views));
   return WriteFileAtomically(folder + "/adapter_config.json",
                              AdapterConfigJson(adapter.config, model));
 }

@@ -10,14 +10,17 @@
 #include "peft/full.h"
 #include "peft/ia3.h"
 #include "peft/lora.h"
+#include "peft/p_tuning.h"
 #include "peft/prompt_tuning.h"
 
 namespace permafrost {
 
 // What a method is, without its tensors.
-using AdapterConfig = std::variant<PromptTuningConfig, LoraConfig, Ia3Config, FullConfig>;
+using AdapterConfig =
+    std::variant<PromptTuningConfig, PTuningConfig, LoraConfig, Ia3Config, FullConfig>;
 
-// The method's name for messages: "prompt tuning", "LoRA", "IA3", "a fully trained model".
+// The method's name for messages: "prompt tuning", "P-tuning", "LoRA", "IA3", "a fully trained
+// model".
 std::string MethodTitle(const AdapterConfig& config);
 
 struct Adapter {
@@ -47,9 +50,8 @@ absl::Status SaveAdapter(const std::string& folder, const Adapter& adapter, cons
 // Replaces parameter values by the tensors of a safetensors file, strictly.
 absl::Status ReadParameters(const std::string& path, Method& method);
 
-// Adapter tensors by name as a file: values, or (`gradients`) gradients with zeros where none
-// flowed.
-absl::Status WriteParameters(const std::string& path, const Method& method, bool gradients);
+// Gradients of the parameters by the names of the adapter file, zeros where none flowed.
+absl::Status WriteGradients(const std::string& path, const Method& method);
 
 }  // namespace permafrost
 

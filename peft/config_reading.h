@@ -9,6 +9,7 @@
 #include "models/config_fields.h"
 #include "peft/ia3.h"
 #include "peft/lora.h"
+#include "peft/p_tuning.h"
 #include "peft/prompt_tuning.h"
 
 namespace permafrost {
@@ -38,6 +39,7 @@ void WriteTargets(const Targets& targets, nlohmann::ordered_json& object);
 absl::StatusOr<PromptTuningConfig> ReadPromptTuningConfig(const ConfigFile& file);
 void WriteConfig(const PromptTuningConfig& config, const Model& model,
                  nlohmann::ordered_json& object);
+void WriteConfig(const PTuningConfig& config, const Model& model, nlohmann::ordered_json& object);
 absl::StatusOr<LoraConfig> ReadLoraConfig(const ConfigFile& file);
 void WriteConfig(const LoraConfig& config, const Model& model, nlohmann::ordered_json& object);
 absl::StatusOr<Ia3Config> ReadIa3Config(const ConfigFile& file);

@@ -46,11 +46,9 @@ absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& c
       return absl::InvalidArgumentError(absl::StrCat(
           "LoRA rank of ", place.module, ": expected 1 to ", kMostRank, ", found ", rank));
     }
-    Tensor a({rank, place.inputs}), b = Tensor::Zeros({place.outputs, rank});
     const double bound = 1 / std::sqrt(static_cast<double>(place.inputs));
-    for (int64_t i = 0; i < a.count(); ++i) {
-      a.f32()[i] = static_cast<float>((2 * random.Uniform() - 1) * bound);
-    }
+    Tensor a = UniformTensor({rank, place.inputs}, bound, random);
+    Tensor b = Tensor::Zeros({place.outputs, rank});
     const double r = static_cast<double>(rank);
     Pair pair{.a = lora->parameters_.size(),
               .b = lora->parameters_.size() + 1,

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/random.h"
+#include "engine/random_tensor.h"
 #include "peft/method.h"
 #include "peft/targets.h"
 

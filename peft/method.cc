@@ -15,6 +15,12 @@ std::vector<TaskSpan> Method::Own(absl::Span<const TaskSpan> spans) const {
   return own;
 }
 
+std::vector<FileTensor> Method::FileTensors() const {
+  std::vector<FileTensor> tensors;
+  for (const Parameter& p : parameters_) tensors.push_back({p.name(), FileShape(p), p.value()});
+  return tensors;
+}
+
 void AdapterSet::Add(std::string name, std::shared_ptr<Method> method) {
   names_.push_back(std::move(name));
   methods_.push_back(std::move(method));

@@ -4,7 +4,6 @@
 #ifndef PERMAFROST_PEFT_METHOD_H_
 #define PERMAFROST_PEFT_METHOD_H_
 
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,8 +14,12 @@
 
 namespace permafrost {
 
-// A tensor of an adapter file by its name there, rows x columns as the engine holds it.
-using NamedTensors = std::map<std::string, Tensor>;
+// A tensor of an adapter file.
+struct FileTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+  Tensor value;
+};
 
 class Method : public Hooks {
  public:
@@ -29,6 +32,9 @@ class Method : public Hooks {
   virtual std::vector<int64_t> FileShape(const Parameter& p) const {
     return {p.value().rows(), p.value().columns()};
   }
+
+  // What the adapter file holds: the parameters, or what is made of them.
+  virtual std::vector<FileTensor> FileTensors() const;
 
   // Whether a base can hold the adapter in its own tensors.
   virtual bool mergeable() const { return false; }

@@ -31,22 +31,6 @@ std::vector<int32_t> SampleIds(int64_t count, int64_t most_common, int64_t vocab
 
 }  // namespace
 
-Tensor UniformPrompt(int64_t virtual_tokens, int64_t width, double range, Random& random) {
-  Tensor prompt({virtual_tokens, width});
-  for (int64_t i = 0; i < prompt.count(); ++i) {
-    prompt.f32()[i] = static_cast<float>((2 * random.Uniform() - 1) * range);
-  }
-  return prompt;
-}
-
-Tensor NormalPrompt(int64_t virtual_tokens, int64_t width, double deviation, Random& random) {
-  Tensor prompt({virtual_tokens, width});
-  for (int64_t i = 0; i < prompt.count(); ++i) {
-    prompt.f32()[i] = static_cast<float>(random.Normal() * deviation);
-  }
-  return prompt;
-}
-
 Tensor SampledVocabularyPrompt(Context& c, const Model& model, int64_t virtual_tokens,
                                int64_t most_common, Random& random) {
   return model.embedding().Rows(

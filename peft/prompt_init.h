@@ -1,19 +1,15 @@
-// Initialisations of a soft prompt [P, D] (peft-survey 1.1.3; Lester et al. 2021 and PEFT).
+// Initialisations of a soft prompt [P, D] (Lester et al. 2021, section 3.2, and PEFT). Random ones
+// are UniformTensor on [-0.5, 0.5), the paper's, and NormalTensor of deviation 1, PEFT's.
 #ifndef PERMAFROST_PEFT_PROMPT_INIT_H_
 #define PERMAFROST_PEFT_PROMPT_INIT_H_
 
 #include <string>
 #include <vector>
 
-#include "engine/random.h"
+#include "engine/random_tensor.h"
 #include "peft/method.h"
 
 namespace permafrost {
-
-// Uniform on [-range, range) (the paper: 0.5).
-Tensor UniformPrompt(int64_t virtual_tokens, int64_t width, double range, Random& random);
-// Normal with standard deviation `deviation` (PEFT's default: 1).
-Tensor NormalPrompt(int64_t virtual_tokens, int64_t width, double deviation, Random& random);
 
 // Rows of the vocabulary. The first `most_common` ids (SentencePiece and BPE ids are ordered by
 // frequency; Lester et al.: 5000), without replacement unless P is larger.

@@ -47,19 +47,38 @@ absl::StatusOr<PromptTuningConfig> ReadPromptTuningConfig(const ConfigFile& file
   return prompt;
 }
 
-void WriteConfig(const PromptTuningConfig& prompt, const Model& model,
-                 nlohmann::ordered_json& object) {
-  const ModelInfo& info = model.info();
-  object["peft_type"] = "PROMPT_TUNING";
-  object["num_virtual_tokens"] = prompt.virtual_tokens;
-  object["num_transformer_submodules"] = prompt.submodules;
+namespace {
+
+// The fields of every prompt method.
+void WritePromptFields(int64_t virtual_tokens, int64_t submodules, const ModelInfo& info,
+                       nlohmann::ordered_json& object) {
+  object["num_virtual_tokens"] = virtual_tokens;
+  object["num_transformer_submodules"] = submodules;
   object["token_dim"] = info.width;
   object["num_attention_heads"] = info.heads;
   object["num_layers"] = info.layers;
+}
+
+}  // namespace
+
+void WriteConfig(const PromptTuningConfig& prompt, const Model& model,
+                 nlohmann::ordered_json& object) {
+  object["peft_type"] = "PROMPT_TUNING";
+  WritePromptFields(prompt.virtual_tokens, prompt.submodules, model.info(), object);
   object["prompt_tuning_init"] = "RANDOM";
   object["prompt_tuning_init_text"] = nullptr;
   object["tokenizer_kwargs"] = nullptr;
   object["tokenizer_name_or_path"] = nullptr;
+}
+
+void WriteConfig(const PTuningConfig& config, const Model& model, nlohmann::ordered_json& object) {
+  object["peft_type"] = "P_TUNING";
+  WritePromptFields(config.virtual_tokens, 1, model.info(), object);
+  object["encoder_reparameterization_type"] = "MLP";
+  object["encoder_hidden_size"] =
+      config.encoder_width > 0 ? config.encoder_width : model.info().width;
+  object["encoder_num_layers"] = 2;  // PEFT's default, which its MLP does not read
+  object["encoder_dropout"] = 0.0;
 }
 
 }  // namespace permafrost

@@ -141,7 +141,7 @@ double CountedGflop(const Model& model, const Batch& batch) {
 absl::StatusOr<Adapter> BenchAdapter(const StepFlags& f, Context& c, const Model& model) {
   Random random(1);
   if (f.method == "prompt") {
-    return PromptAdapter(0, NormalPrompt(f.virtual_tokens, model.info().width, 0.02, random));
+    return PromptAdapter(0, NormalTensor({f.virtual_tokens, model.info().width}, 0.02, random));
   }
   const std::vector<std::string> targets =
       f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
@@ -226,8 +226,8 @@ struct GemmFlags {
 absl::Status RunGemm(const GemmFlags& f) {
   Context c(f.threads, f.precision == "bf16" ? Precision::kBF16 : Precision::kF32);
   Random random(1);
-  const Tensor w = NormalPrompt(f.n, f.k, 1, random);
-  const Var x(NormalPrompt(f.m, f.k, 1, random));
+  const Tensor w = NormalTensor({f.n, f.k}, 1, random);
+  const Var x(NormalTensor({f.m, f.k}, 1, random));
   const Weight packed = Weight::FromF32(c, w, f.precision == "bf16" ? DType::kBF16 : DType::kF32);
   const double flop =
       2e-9 * static_cast<double>(f.m) * static_cast<double>(f.n) * static_cast<double>(f.k);

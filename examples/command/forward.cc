@@ -68,7 +68,7 @@ absl::Status RunForward(const ForwardFlags& flags) {
 
   if (!gradients) return absl::OkStatus();
   AccumulateGradients(c, model, adapters, std::vector<std::vector<TokenLine>>{data.lines}, 0);
-  return WriteParameters(flags.gradients, *adapters.method(0), true);
+  return WriteGradients(flags.gradients, *adapters.method(0));
 }
 
 }  // namespace

@@ -31,8 +31,8 @@ struct TrainFlags {
   BaseFlags base;
   DataFlags data;
   std::string method, init_adapter, data_path, eval_path, out;
-  // Prompt
-  int64_t virtual_tokens = 0;
+  // Prompt, P-tuning
+  int64_t virtual_tokens = 0, encoder_width = 0;
   std::string init, init_text, init_file;
   double init_range = 0.5;
   // LoRA
@@ -53,6 +53,7 @@ struct TrainFlags {
 // The learning rate that a method is known to train well with.
 double DefaultRate(const AdapterConfig& config, bool adafactor) {
   if (std::holds_alternative<PromptTuningConfig>(config)) return adafactor ? 0.3 : 0.03;
+  if (std::holds_alternative<PTuningConfig>(config)) return 1e-3;
   if (std::holds_alternative<LoraConfig>(config)) return 1e-3;
   if (std::holds_alternative<Ia3Config>(config)) return 3e-3;
   return adafactor ? 1e-3 : 5e-5;
@@ -89,8 +90,8 @@ absl::StatusOr<Tensor> InitialPrompt(const TrainFlags& f, Session& s, Random& ra
   constexpr int64_t kMostCommon = 5000;
   const int64_t width = s.model->info().width;
   Context& c = *s.context;
-  if (f.init == "random") return UniformPrompt(f.virtual_tokens, width, f.init_range, random);
-  if (f.init == "normal") return NormalPrompt(f.virtual_tokens, width, f.init_range, random);
+  if (f.init == "random") return UniformTensor({f.virtual_tokens, width}, f.init_range, random);
+  if (f.init == "normal") return NormalTensor({f.virtual_tokens, width}, f.init_range, random);
   if (f.init == "vocab") {
     return SampledVocabularyPrompt(c, *s.model, f.virtual_tokens, kMostCommon, random);
   }
@@ -127,8 +128,8 @@ absl::StatusOr<Adapter> MakeAdapter(TrainFlags& f, Session& s) {
   const std::string& type = model.info().model_type;
   if (!f.init_adapter.empty()) return LoadAdapter(f.init_adapter, 0, c, model);
   Random random(static_cast<uint64_t>(f.seed));
+  if (f.virtual_tokens == 0) f.virtual_tokens = model.info().encoder_decoder ? 100 : 20;
   if (f.method == "prompt") {
-    if (f.virtual_tokens == 0) f.virtual_tokens = model.info().encoder_decoder ? 100 : 20;
     if (f.init.empty()) {
       f.init = !f.init_text.empty() ? "text" : !f.init_file.empty() ? "file" : "vocab";
     }
@@ -146,6 +147,8 @@ absl::StatusOr<Adapter> MakeAdapter(TrainFlags& f, Session& s) {
     lora.rslora = f.rslora;
     lora.targets.modules = targets.empty() ? DefaultLoraTargets(type) : targets;
     config = lora;
+  } else if (f.method == "ptuning") {
+    config = PTuningConfig{.virtual_tokens = f.virtual_tokens, .encoder_width = f.encoder_width};
   } else if (f.method == "ia3") {
     config = DefaultIa3Config(type, targets);
   }
@@ -166,6 +169,7 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"base_hash", absl::StrFormat("%016x", model.info().hash)},
           {"data_hash", data_hash},
           {"virtual_tokens", f.virtual_tokens},
+          {"encoder_width", f.encoder_width},
           {"init", f.init},
           {"init_text", f.init_text},
           {"init_file", f.init_file},
@@ -341,14 +345,17 @@ void AddTrain(Commands& commands) {
   AddBaseFlags(app, f.base);
   AddDataFlags(app, f.data);
   app->add_option("--method", f.method, "what to train")
-      ->check(CLI::IsMember({"prompt", "lora", "ia3", "full"}));
+      ->check(CLI::IsMember({"prompt", "ptuning", "lora", "ia3", "full"}));
   app->add_option("--init-adapter", f.init_adapter, "go on from an adapter in PEFT format");
   app->add_option("--data", f.data_path, "training data (.tsv, .csv, .jsonl)")->required();
   app->add_option("--eval-data", f.eval_path, "data to evaluate on");
   app->add_option("--out", f.out, "folder for the adapter, logs and checkpoint")->required();
   app->add_option("--virtual-tokens", f.virtual_tokens,
-                  "prompt: rows (default 100 for T5, else 20)")
+                  "prompt, ptuning: rows (default 100 for T5, else 20)")
       ->check(Between(1, 100000));
+  app->add_option("--encoder-width", f.encoder_width,
+                  "ptuning: width of the prompt encoder (default: the base's)")
+      ->check(Between(1, 65536));
   app->add_option("--init", f.init, "prompt: initialisation (default vocab)")
       ->check(CLI::IsMember({"random", "normal", "vocab", "labels", "text", "file"}));
   app->add_option("--init-text", f.init_text, "prompt: text for --init text");

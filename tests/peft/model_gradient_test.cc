@@ -20,7 +20,7 @@ class ModelGradientTest : public testing::TestWithParam<std::string> {
     batch_ = MakeBatch(w_.model->layout(method), w_.lines, Outputs::kAll);
     const Var logits = Logits();
     Random random(21);
-    cotangent_ = NormalPrompt(logits.rows(), logits.columns(), 1, random);
+    cotangent_ = NormalTensor({logits.rows(), logits.columns()}, 1, random);
     double size = 0, largest = 0;
     for (int64_t i = 0; i < cotangent_.count(); ++i) {
       size += std::pow(static_cast<double>(cotangent_.f32()[i]), 2);

@@ -108,6 +108,50 @@ INSTANTIATE_TEST_SUITE_P(Cases, TrainerGoldenTest,
                                          "sgd-prompt", "adamw-prompt"),
                          TestName);
 
+// PEFT's MLP prompt encoder, trained from the same values.
+TEST(PTuningGolden, TenStepsAreThoseOfPeft) {
+  const nlohmann::json golden = nlohmann::json::parse(*ReadFile(kFolder + "ptuning.json"));
+  const nlohmann::json& settings = golden["settings"];
+  const auto file = SafetensorsFile::Open(kFolder + "ptuning.safetensors");
+  ASSERT_TRUE(file.ok()) << file.status();
+  GoldenWorld w = OpenGoldenWorld(settings["model"]);
+  Adapter adapter = FreshAdapter(PTuningConfig{.virtual_tokens = settings["virtual_tokens"],
+                                               .encoder_width = settings["encoder_width"]},
+                                 0, *w.context, *w.model);
+  for (Parameter& p : adapter.method->parameters()) {
+    const std::vector<float> values = ReadTensor(*file, "initial." + p.name());
+    ASSERT_EQ(static_cast<int64_t>(values.size()), p.count()) << p.name();
+    std::copy(values.begin(), values.end(), p.value().f32());
+  }
+  const auto table = [&] { return adapter.method->FileTensors()[0].value; };
+  const std::vector<float> before = ReadTensor(*file, "table.before"),
+                           after = ReadTensor(*file, "table.after");
+  EXPECT_LE(RelativeNormDifference(table().values(), before), 1e-6);
+
+  const TrainOptions options = OptionsOf(settings);
+  std::vector<StepReport> reports;
+  TrainEvents events;
+  events.on_step = [&](const StepReport& r) { reports.push_back(r); };
+  const auto result =
+      Train(*w.context, *w.model, adapter, *adapter.method, w.lines, nullptr, options, events);
+  ASSERT_TRUE(result.ok()) << result.status();
+  std::filesystem::remove_all(options.out);
+  const double rounding = 8 * golden["f32_against_f64"].get<double>();
+  for (size_t i = 0; i < reports.size(); ++i) {
+    const double norm = golden["steps"][i]["grad_norm"], loss = golden["steps"][i]["loss_with_z"];
+    EXPECT_NEAR(reports[i].gradient_norm, norm, (1e-4 + rounding) * norm) << i;
+    EXPECT_NEAR(reports[i].loss, loss, (1e-5 + rounding) * loss) << i;
+  }
+  double difference = 0, change = 0;
+  const Tensor now = table();
+  for (size_t j = 0; j < after.size(); ++j) {
+    difference += std::pow(static_cast<double>(now.f32()[j]) - after[j], 2);
+    change += std::pow(static_cast<double>(after[j]) - before[j], 2);
+  }
+  EXPECT_GT(change, 0);
+  EXPECT_LE(std::sqrt(difference), rounding * std::sqrt(change));
+}
+
 TEST(InitialPrompt, TextAndLabelsAreThoseOfPeftAndNumpy) {
   GoldenWorld w = OpenGoldenWorld("llama-1");
   Context& c = *w.context;
