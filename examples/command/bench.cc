@@ -26,7 +26,7 @@ struct StepFlags {
   double labels = 1;
   int threads = 1;
   int64_t steps = 5, warmup = 1;
-  std::string recompute;
+  std::string recompute = kDefaultRecompute;
 };
 
 nlohmann::json ShapeConfig(const std::string& shape) {
@@ -162,8 +162,7 @@ absl::Status RunStep(const StepFlags& f) {
   Context c(f.threads, f.precision == "bf16" ? Precision::kBF16 : Precision::kF32);
   BaseFiles files{ShapeConfig(f.shape).dump(), "shape " + f.shape, RandomWeights(0, 0.02f)};
   PERMAFROST_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, BuildModel(c, files));
-  const std::string recompute = f.recompute.empty() ? DefaultRecompute(model->info()) : f.recompute;
-  c.recompute = ParseRecompute(recompute);
+  c.recompute = ParseRecompute(f.recompute);
   PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, BenchAdapter(f, c, *model));
   Optimizer optimizer({.learning_rate = 1e-4}, adapter.method->parameters());
   const std::vector<std::vector<TokenLine>> lines = {RandomLines(f, model->info())};
@@ -194,7 +193,7 @@ absl::Status RunStep(const StepFlags& f) {
                                 {"precision", f.precision},
                                 {"batch_size", f.batch_size},
                                 {"tokens", f.tokens},
-                                {"recompute", recompute},
+                                {"recompute", f.recompute},
                                 {"threads", f.threads},
                                 {"text_tokens", text_tokens},
                                 {"trainable", adapter.method->parameters().count()},

@@ -79,15 +79,11 @@ void AddBaseFlags(CLI::App* app, BaseFlags& flags) {
 void AddRecomputeFlag(CLI::App* app, std::string& recompute) {
   app->add_option("--recompute", recompute,
                   "compute again in the backward pass instead of keeping: none, attention, or "
-                  "layers (the least memory; what the flag means without a value); default "
-                  "attention for T5, else none")
+                  "layers (the least memory; what the flag means without a value); "
+                  "default attention")
       ->expected(0, 1)
       ->default_str("layers")
       ->check(CLI::IsMember({"none", "attention", "layers"}));
-}
-
-std::string DefaultRecompute(const ModelInfo& info) {
-  return info.encoder_decoder ? "attention" : "none";
 }
 
 Recompute ParseRecompute(const std::string& recompute) {

@@ -290,9 +290,8 @@ absl::StatusOr<Json> MemoryJson(const InspectFlags& f, const Model& model, const
   plan["adapter_bytes"] = values;
   plan["gradient_bytes"] = gradients;
   plan["adamw_bytes"] = adamw;
-  const std::string recompute = DefaultRecompute(model.info());
-  const int64_t kept = estimate.Kept(ParseRecompute(recompute));
-  plan["recompute"] = recompute;
+  const int64_t kept = estimate.Kept(ParseRecompute(kDefaultRecompute));
+  plan["recompute"] = kDefaultRecompute;
   plan["activation_bytes"] = kept;
   plan["total_bytes"] = fixed + kept;
   plan["recompute_layers_total_bytes"] = fixed + estimate.Kept(Recompute::kLayers);

@@ -5,15 +5,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "command.h"
 #include "data.h"
 #include "engine/check.h"
 #include "io/file.h"
 #include "nlohmann/json.hpp"
-#include "peft/prompt_init.h"
 #include "peft/trainer.h"
 #include "predictions.h"
+#include "train_method.h"
 
 namespace permafrost {
 namespace {
@@ -30,23 +29,14 @@ void OnInterrupt(int signal) {
 struct TrainFlags {
   BaseFlags base;
   DataFlags data;
-  std::string method, init_adapter, data_path, eval_path, out;
-  // Prompt, P-tuning
-  int64_t virtual_tokens = 0, encoder_width = 0;
-  std::string init, init_text, init_file;
-  double init_range = 0.5;
-  // LoRA
-  int64_t rank = 8;
-  double alpha = 16, dropout = 0;
-  bool rslora = false;
-  std::string targets;
-  // Run
+  MethodFlags method;
+  std::string data_path, eval_path, out;
   int64_t steps = 0, epochs = 1, batch_size = 8, accumulate = 1, warmup = 0, seed = 0;
   int64_t checkpoint_every = 0, eval_every = 0, eval_batch_size = 16, log_every = 1, patience = 0;
   std::string optimizer, schedule, order = "shuffle", score = "sum";
   double lr = -1, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = -1, clip = 0;
   double z_loss = -1;
-  std::string recompute;
+  std::string recompute = kDefaultRecompute;
   bool resume = false, quiet = false;
 };
 
@@ -85,76 +75,6 @@ OptimizerConfig OptimizerOf(const TrainFlags& f, const AdapterConfig& config) {
   return o;
 }
 
-absl::StatusOr<Tensor> InitialPrompt(const TrainFlags& f, Session& s, Random& random) {
-  // Ids are ordered by frequency, so the first 5000 are the common pieces (Lester et al. 2021).
-  constexpr int64_t kMostCommon = 5000;
-  const int64_t width = s.model->info().width;
-  Context& c = *s.context;
-  if (f.init == "random") return UniformTensor({f.virtual_tokens, width}, f.init_range, random);
-  if (f.init == "normal") return NormalTensor({f.virtual_tokens, width}, f.init_range, random);
-  if (f.init == "vocab") {
-    return SampledVocabularyPrompt(c, *s.model, f.virtual_tokens, kMostCommon, random);
-  }
-  if (f.init == "labels") {
-    PERMAFROST_ASSIGN_OR_RETURN(const auto labels, LabelIds(f.data, s));
-    if (labels.empty()) {
-      return absl::InvalidArgumentError(
-          "--init labels: expected label words (--task or --label-words), found none");
-    }
-    return LabelPrompt(c, *s.model, f.virtual_tokens, labels, kMostCommon, random);
-  }
-  if (f.init == "text") {
-    PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(s));
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> ids,
-                                tokenizer->Encode(f.init_text, Special::kAdd));
-    if (ids.empty()) {
-      return absl::InvalidArgumentError(
-          "--init text: expected --init-text TEXT, found an empty text");
-    }
-    return TextPrompt(c, *s.model, f.virtual_tokens, ids);
-  }
-  PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, ReadPromptFile(f.init_file, c, *s.model));
-  if (prompt.rows() != f.virtual_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat(f.init_file, ": expected ", f.virtual_tokens,
-                                                   " rows (--virtual-tokens), found ",
-                                                   prompt.rows()));
-  }
-  return prompt;
-}
-
-absl::StatusOr<Adapter> MakeAdapter(TrainFlags& f, Session& s) {
-  Context& c = *s.context;
-  const Model& model = *s.model;
-  const std::string& type = model.info().model_type;
-  if (!f.init_adapter.empty()) return LoadAdapter(f.init_adapter, 0, c, model);
-  Random random(static_cast<uint64_t>(f.seed));
-  if (f.virtual_tokens == 0) f.virtual_tokens = model.info().encoder_decoder ? 100 : 20;
-  if (f.method == "prompt") {
-    if (f.init.empty()) {
-      f.init = !f.init_text.empty() ? "text" : !f.init_file.empty() ? "file" : "vocab";
-    }
-    PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, InitialPrompt(f, s, random));
-    return PromptAdapter(0, std::move(prompt));
-  }
-  const std::vector<std::string> targets =
-      f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
-  AdapterConfig config = FullConfig();
-  if (f.method == "lora") {
-    LoraConfig lora;
-    lora.rank = f.rank;
-    lora.alpha = f.alpha;
-    lora.dropout = f.dropout;
-    lora.rslora = f.rslora;
-    lora.targets.modules = targets.empty() ? DefaultLoraTargets(type) : targets;
-    config = lora;
-  } else if (f.method == "ptuning") {
-    config = PTuningConfig{.virtual_tokens = f.virtual_tokens, .encoder_width = f.encoder_width};
-  } else if (f.method == "ia3") {
-    config = DefaultIa3Config(type, targets);
-  }
-  return CreateAdapter(config, 0, c, model, random);
-}
-
 absl::StatusOr<std::string> FileHash(const std::string& path) {
   PERMAFROST_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
   uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
@@ -164,21 +84,22 @@ absl::StatusOr<std::string> FileHash(const std::string& path) {
 
 // Everything that decides the run's result: what a resumed run must share.
 nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::string& data_hash) {
-  return {{"method", f.init_adapter.empty() ? f.method : "init-adapter"},
-          {"init_adapter", f.init_adapter},
+  const MethodFlags& m = f.method;
+  return {{"method", m.init_adapter.empty() ? m.method : "init-adapter"},
+          {"init_adapter", m.init_adapter},
           {"base_hash", absl::StrFormat("%016x", model.info().hash)},
           {"data_hash", data_hash},
-          {"virtual_tokens", f.virtual_tokens},
-          {"encoder_width", f.encoder_width},
-          {"init", f.init},
-          {"init_text", f.init_text},
-          {"init_file", f.init_file},
-          {"init_range", f.init_range},
-          {"rank", f.rank},
-          {"alpha", f.alpha},
-          {"dropout", f.dropout},
-          {"rslora", f.rslora},
-          {"targets", f.targets},
+          {"virtual_tokens", m.virtual_tokens},
+          {"encoder_width", m.encoder_width},
+          {"init", m.init},
+          {"init_text", m.init_text},
+          {"init_file", m.init_file},
+          {"init_range", m.init_range},
+          {"rank", m.rank},
+          {"alpha", m.alpha},
+          {"dropout", m.dropout},
+          {"rslora", m.rslora},
+          {"targets", m.targets},
           {"steps", f.steps},
           {"epochs", f.epochs},
           {"batch_size", f.batch_size},
@@ -231,26 +152,11 @@ void ShowProgress(const StepReport& r) {
   if (r.step == r.steps) std::fprintf(stderr, "\n");
 }
 
-absl::Status CheckFlags(const TrainFlags& f) {
-  if (f.method.empty() == f.init_adapter.empty()) {
-    return UsageError(absl::StrCat("expected one of --method METHOD and --init-adapter DIR, found ",
-                                   f.method.empty() ? "neither" : "both"));
-  }
-  if (f.init == "text" && f.init_text.empty()) {
-    return UsageError("--init text: expected the text, --init-text TEXT");
-  }
-  if (f.init == "file" && f.init_file.empty()) {
-    return UsageError("--init file: expected the file, --init-file FILE");
-  }
-  return absl::OkStatus();
-}
-
 absl::Status RunTrain(TrainFlags f) {
-  PERMAFROST_RETURN_IF_ERROR(CheckFlags(f));
+  PERMAFROST_RETURN_IF_ERROR(CheckMethodFlags(f.method));
   PERMAFROST_ASSIGN_OR_RETURN(Session session, OpenSession(f.base));
-  if (f.recompute.empty()) f.recompute = DefaultRecompute(session.model->info());
   session.context->recompute = ParseRecompute(f.recompute);
-  PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(f, session));
+  PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(f.method, f.data, f.seed, session));
   FillDefaults(f, adapter.config, session.model->info());
   AdapterSet hooks;
   hooks.Add("", adapter.method);
@@ -304,8 +210,8 @@ absl::Status RunTrain(TrainFlags f) {
   if (!f.quiet) {
     Say(absl::StrFormat("training %d parameters of %s on %d lines; base %d parameters, frozen",
                         hooks.method(0)->parameters().count(),
-                        f.method.empty() ? f.init_adapter : f.method, data.lines.size(),
-                        session.model->parameter_count()));
+                        f.method.method.empty() ? f.method.init_adapter : f.method.method,
+                        data.lines.size(), session.model->parameter_count()));
     Say(absl::StrCat("settings: ", settings.dump()));
     if (StderrIsTerminal()) events.on_step = ShowProgress;
     events.on_evaluation = [](int64_t step, const Evaluation& e) {
@@ -344,38 +250,15 @@ void AddTrain(Commands& commands) {
                                [flags] { return RunTrain(*flags); });
   AddBaseFlags(app, f.base);
   AddDataFlags(app, f.data);
-  app->add_option("--method", f.method, "what to train")
-      ->check(CLI::IsMember({"prompt", "ptuning", "lora", "ia3", "full"}));
-  app->add_option("--init-adapter", f.init_adapter, "go on from an adapter in PEFT format");
+  AddMethodFlags(app, f.method);
   app->add_option("--data", f.data_path, "training data (.tsv, .csv, .jsonl)")->required();
   app->add_option("--eval-data", f.eval_path, "data to evaluate on");
   app->add_option("--out", f.out, "folder for the adapter, logs and checkpoint")->required();
-  app->add_option("--virtual-tokens", f.virtual_tokens,
-                  "prompt, ptuning: rows (default 100 for T5, else 20)")
-      ->check(Between(1, 100000));
-  app->add_option("--encoder-width", f.encoder_width,
-                  "ptuning: width of the prompt encoder (default: the base's)")
-      ->check(Between(1, 65536));
-  app->add_option("--init", f.init, "prompt: initialisation (default vocab)")
-      ->check(CLI::IsMember({"random", "normal", "vocab", "labels", "text", "file"}));
-  app->add_option("--init-text", f.init_text, "prompt: text for --init text");
-  app->add_option("--init-file", f.init_file,
-                  "prompt: .npy file or adapter folder for --init file");
-  app->add_option("--init-range", f.init_range,
-                  "prompt: half width of --init random, deviation of --init normal")
-      ->check(Positive())
-      ->capture_default_str();
-  app->add_option("--rank", f.rank, "LoRA rank")->check(Between(1, 65536))->capture_default_str();
-  app->add_option("--alpha", f.alpha, "LoRA alpha")->check(Positive())->capture_default_str();
-  app->add_option("--dropout", f.dropout, "LoRA dropout")
-      ->check(Between(0.0, 0.999))
-      ->capture_default_str();
-  app->add_flag("--rslora", f.rslora, "LoRA: scale alpha / sqrt(rank)");
-  app->add_option("--targets", f.targets,
-                  "LoRA, IA3: module names, e.g. q_proj,v_proj or all-linear");
-  app->add_option("--steps", f.steps, "optimizer steps (instead of --epochs)")->check(Positive());
+  CLI::Option* steps = app->add_option("--steps", f.steps, "optimizer steps (instead of --epochs)")
+                           ->check(Positive());
   app->add_option("--epochs", f.epochs, "passes over the data")
       ->check(Positive())
+      ->excludes(steps)
       ->capture_default_str();
   app->add_option("--batch-size", f.batch_size, "lines of a batch")
       ->check(Positive())

@@ -46,6 +46,10 @@ TEST_F(CommandLine, ValuesThatAFlagDoesNotTake) {
   const std::string train = "train --base x --data y --out z --method prompt ";
   ExpectBad("train --base x --data y --out z --method telepathy", {"telepathy"}, 2);
   ExpectBad(train + "--optimizer magic", {"magic"}, 2);
+  ExpectBad(train + "--steps 3 --epochs 2", {"--epochs", "--steps"}, 2);
+  ExpectBad(train + "--rank 4", {"--rank", "--method lora", "--method prompt"}, 2);
+  ExpectBad("train --base x --data y --out z --init-adapter a --targets q", {"--targets", "lora"},
+            2);
   ExpectBad(train + "--schedule magic", {"magic"}, 2);
   ExpectBad(train + "--order magic", {"magic"}, 2);
   ExpectBad(train + "--init magic", {"magic"}, 2);

@@ -1,0 +1,154 @@
+#include "train_method.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "engine/check.h"
+#include "peft/prompt_init.h"
+
+namespace permafrost {
+namespace {
+
+absl::StatusOr<Tensor> InitialPrompt(const MethodFlags& f, const DataFlags& data, Session& s,
+                                     Random& random) {
+  // Ids are ordered by frequency, so the first 5000 are the common pieces (Lester et al. 2021).
+  constexpr int64_t kMostCommon = 5000;
+  const int64_t width = s.model->info().width;
+  Context& c = *s.context;
+  if (f.init == "random") return UniformTensor({f.virtual_tokens, width}, f.init_range, random);
+  if (f.init == "normal") return NormalTensor({f.virtual_tokens, width}, f.init_range, random);
+  if (f.init == "vocab") {
+    return SampledVocabularyPrompt(c, *s.model, f.virtual_tokens, kMostCommon, random);
+  }
+  if (f.init == "labels") {
+    PERMAFROST_ASSIGN_OR_RETURN(const auto labels, LabelIds(data, s));
+    if (labels.empty()) {
+      return absl::InvalidArgumentError(
+          "--init labels: expected label words (--task or --label-words), found none");
+    }
+    return LabelPrompt(c, *s.model, f.virtual_tokens, labels, kMostCommon, random);
+  }
+  if (f.init == "text") {
+    PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(s));
+    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> ids,
+                                tokenizer->Encode(f.init_text, Special::kAdd));
+    if (ids.empty()) {
+      return absl::InvalidArgumentError(
+          "--init text: expected --init-text TEXT, found an empty text");
+    }
+    return TextPrompt(c, *s.model, f.virtual_tokens, ids);
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, ReadPromptFile(f.init_file, c, *s.model));
+  if (prompt.rows() != f.virtual_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(f.init_file, ": expected ", f.virtual_tokens,
+                                                   " rows (--virtual-tokens), found ",
+                                                   prompt.rows()));
+  }
+  return prompt;
+}
+
+}  // namespace
+
+void AddMethodFlags(CLI::App* app, MethodFlags& f) {
+  app->add_option("--method", f.method, "what to train")
+      ->check(CLI::IsMember({"prompt", "ptuning", "lora", "ia3", "full"}));
+  app->add_option("--init-adapter", f.init_adapter, "go on from an adapter in PEFT format");
+  const auto own = [&f](CLI::Option* option, std::vector<std::string> methods) {
+    f.owned.push_back({option, std::move(methods)});
+    return option;
+  };
+  own(app->add_option("--virtual-tokens", f.virtual_tokens,
+                      "prompt, ptuning: rows (default 100 for T5, else 20)"),
+      {"prompt", "ptuning"})
+      ->check(Between(1, 100000));
+  own(app->add_option("--encoder-width", f.encoder_width,
+                      "ptuning: width of the prompt encoder (default: the base's)"),
+      {"ptuning"})
+      ->check(Between(1, 65536));
+  own(app->add_option("--init", f.init, "prompt: initialisation (default vocab)"), {"prompt"})
+      ->check(CLI::IsMember({"random", "normal", "vocab", "labels", "text", "file"}));
+  own(app->add_option("--init-text", f.init_text, "prompt: text for --init text"), {"prompt"});
+  own(app->add_option("--init-file", f.init_file,
+                      "prompt: .npy file or adapter folder for --init file"),
+      {"prompt"});
+  own(app->add_option("--init-range", f.init_range,
+                      "prompt: half width of --init random, deviation of --init normal"),
+      {"prompt"})
+      ->check(Positive())
+      ->capture_default_str();
+  own(app->add_option("--rank", f.rank, "lora: rank"), {"lora"})
+      ->check(Between(1, 65536))
+      ->capture_default_str();
+  own(app->add_option("--alpha", f.alpha, "lora: alpha"), {"lora"})
+      ->check(Positive())
+      ->capture_default_str();
+  own(app->add_option("--dropout", f.dropout, "lora: dropout rate"), {"lora"})
+      ->check(Between(0.0, 0.999))
+      ->capture_default_str();
+  own(app->add_flag("--rslora", f.rslora, "lora: scale alpha / sqrt(rank)"), {"lora"});
+  own(app->add_option("--targets", f.targets,
+                      "lora, ia3: module names, e.g. q_proj,v_proj or all-linear"),
+      {"lora", "ia3"});
+}
+
+absl::Status CheckMethodFlags(const MethodFlags& f) {
+  if (f.method.empty() == f.init_adapter.empty()) {
+    return UsageError(absl::StrCat("expected one of --method METHOD and --init-adapter DIR, found ",
+                                   f.method.empty() ? "neither" : "both"));
+  }
+  for (const MethodFlags::Owned& flag : f.owned) {
+    const bool fits =
+        std::find(flag.methods.begin(), flag.methods.end(), f.method) != flag.methods.end();
+    if (flag.option->count() == 0 || fits) continue;
+    return UsageError(absl::StrCat(flag.option->get_name(), ": expected with --method ",
+                                   absl::StrJoin(flag.methods, " or "), ", found ",
+                                   f.method.empty()
+                                       ? "--init-adapter, whose settings are the adapter's own"
+                                       : "--method " + f.method));
+  }
+  if (f.init == "text" && f.init_text.empty()) {
+    return UsageError("--init text: expected the text, --init-text TEXT");
+  }
+  if (f.init == "file" && f.init_file.empty()) {
+    return UsageError("--init file: expected the file, --init-file FILE");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64_t seed,
+                                    Session& s) {
+  Context& c = *s.context;
+  const Model& model = *s.model;
+  const std::string& type = model.info().model_type;
+  if (!f.init_adapter.empty()) return LoadAdapter(f.init_adapter, 0, c, model);
+  Random random(static_cast<uint64_t>(seed));
+  if (f.virtual_tokens == 0) f.virtual_tokens = model.info().encoder_decoder ? 100 : 20;
+  if (f.method == "prompt") {
+    if (f.init.empty()) {
+      f.init = !f.init_text.empty() ? "text" : !f.init_file.empty() ? "file" : "vocab";
+    }
+    PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, InitialPrompt(f, data, s, random));
+    return PromptAdapter(0, std::move(prompt));
+  }
+  const std::vector<std::string> targets =
+      f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
+  AdapterConfig config = FullConfig();
+  if (f.method == "lora") {
+    LoraConfig lora;
+    lora.rank = f.rank;
+    lora.alpha = f.alpha;
+    lora.dropout = f.dropout;
+    lora.rslora = f.rslora;
+    lora.targets.modules = targets.empty() ? DefaultLoraTargets(type) : targets;
+    config = lora;
+  } else if (f.method == "ptuning") {
+    config = PTuningConfig{.virtual_tokens = f.virtual_tokens, .encoder_width = f.encoder_width};
+  } else if (f.method == "ia3") {
+    config = DefaultIa3Config(type, targets);
+  }
+  return CreateAdapter(config, 0, c, model, random);
+}
+
+}  // namespace permafrost

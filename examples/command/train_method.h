@@ -1,0 +1,43 @@
+// The flags of train that choose a method and its settings, and the adapter that they describe.
+#ifndef PERMAFROST_EXAMPLES_COMMAND_TRAIN_METHOD_H_
+#define PERMAFROST_EXAMPLES_COMMAND_TRAIN_METHOD_H_
+
+#include <string>
+#include <vector>
+
+#include "command.h"
+#include "data.h"
+
+namespace permafrost {
+
+struct MethodFlags {
+  std::string method, init_adapter;
+  // Prompt, P-tuning
+  int64_t virtual_tokens = 0, encoder_width = 0;
+  std::string init, init_text, init_file;
+  double init_range = 0.5;
+  // LoRA, IA3
+  int64_t rank = 8;
+  double alpha = 16, dropout = 0;
+  bool rslora = false;
+  std::string targets;
+
+  // The flags that some methods have and others do not.
+  struct Owned {
+    const CLI::Option* option;
+    std::vector<std::string> methods;
+  };
+  std::vector<Owned> owned;
+};
+void AddMethodFlags(CLI::App* app, MethodFlags& flags);
+
+// Errors: neither or both of --method and --init-adapter; a flag of another method.
+absl::Status CheckMethodFlags(const MethodFlags& flags);
+
+// A fresh adapter, or the one of --init-adapter. Fills in the settings that were left open.
+absl::StatusOr<Adapter> MakeAdapter(MethodFlags& flags, const DataFlags& data, int64_t seed,
+                                    Session& session);
+
+}  // namespace permafrost
+
+#endif  // PERMAFROST_EXAMPLES_COMMAND_TRAIN_METHOD_H_
