@@ -163,6 +163,7 @@ absl::Status SaveAdapter(const std::string& folder, const Adapter& adapter, cons
   }
   const std::vector<FileTensor> tensors = adapter.method->FileTensors();
   std::vector<TensorView> views;
+  views.reserve(tensors.size());
   for (const FileTensor& t : tensors) views.push_back(F32View(t.name, t.shape, t.value.values()));
   PERMAFROST_RETURN_IF_ERROR(WriteSafetensors(folder + "/adapter_model.safetensors", views));
   return WriteFileAtomically(folder + "/adapter_config.json",

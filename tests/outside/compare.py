@@ -27,7 +27,7 @@ from worlds import ADAMW, GRADIENT, LOGITS, LOSS, World, cosine  # noqa: E402
 
 STEPS = 10
 CHECKS = ("forward", "train", "schedules", "full", "roundtrip", "storage", "mixed", "variants", "bf16", "generate", "tokenize")
-LR = {"prompt": 1e-2, "lora": 1e-3}
+LR = {"prompt": 1e-2, "lora": 1e-3, "ia3": 3e-3}
 
 
 class Report:
@@ -117,7 +117,7 @@ def compare_gradients(report, row, where, got, want):
         report.add(f"{row}: gradients", f"{where} {tensor}", ref.relative_norm(got[tensor], g), GRADIENT)
 
 
-def check_forward(command, world, report, names=("none", "prompt", "lora"), row="forward"):
+def check_forward(command, world, report, names=("none", "prompt", "lora", "ia3"), row="forward"):
     for name in names:
         where = f"{world.shape} {name}"
         out, grads = forward(command, world, name)
@@ -181,7 +181,7 @@ def check_training(command, world, report, name, row, label, batch_size=4, accum
 
 
 def check_train(command, world, report):
-    for name in ("prompt", "lora"):
+    for name in ("prompt", "lora", "ia3"):
         out = check_training(command, world, report, name, "train", "plain")
         with open(os.path.join(out, "adapter_config.json"), encoding="utf-8") as f:
             got = json.load(f)
@@ -225,6 +225,8 @@ def check_roundtrip(command, world, report):
     for label, settings in (("prompt", {"method": "prompt", "virtual-tokens": 4, "init": "random"}),
                             ("prompt-vocab", {"method": "prompt", "virtual-tokens": 6, "init": "vocab"}),
                             ("lora", {"method": "lora", "rank": 3, "alpha": 5, "targets": targets}),
+                            ("ia3", {"method": "ia3", "targets": targets}),
+                            ("ptuning", {"method": "ptuning", "virtual-tokens": 4, "encoder-width": 6}),
                             ("continued", {"init-adapter": world.adapters["lora"]})):
         where, out = f"{world.shape} {label}", world.path(f"own-{label}")
         command.run(*train_args(world, out, 3, 4, 1e-2, seed=5, **settings))
@@ -251,7 +253,7 @@ def check_storage(command, world, report):
         if label == "config-v4":
             rewrite_config(folder)
         base = ref.load_base(folder)
-        for name in ("none", "prompt", "lora"):
+        for name in ("none", "prompt", "lora", "ia3"):
             model = base if name == "none" else ref.load_adapter(base, world.adapters[name])
             got, _ = forward(command, world, name, folder)
             compare_forward(report, f"storage {label}", f"{world.shape} {name}", got, ref.forward_file(model, world.lines))
@@ -277,12 +279,12 @@ def check_mixed(command, world, report):
     """Several adapters on the lines of one file."""
     world.add("lora2", world.lora(target_modules=world.targets[:2]))
     world.add("prompt2", ref.prompt_config(world.base, world.rng.randint(1, 9)))
-    pick = [None, "prompt", "lora", "lora2", "prompt2", "prompt", "lora2", None, "lora"]
+    pick = [None, "prompt", "lora", "lora2", "prompt2", "ia3", "lora2", None, "lora"]
     lines = [dict(line, **({"adapter": a} if a else {})) for line, a in zip(world.lines, pick)]
     data, out = world.path("mixed.jsonl"), world.path("mixed.safetensors")
     ref.write_jsonl(data, lines)
     args = ["forward", "--base", world.base_folder, "--data", data, "--out", out]
-    for name in ("prompt", "lora", "lora2", "prompt2"):
+    for name in ("prompt", "lora", "lora2", "prompt2", "ia3"):
         args += ["--adapter", f"{name}={world.adapters[name]}"]
     command.run(*args)
     want = [ref.forward_file(world.models[line.get("adapter", "none")], [line]) for line in lines]
@@ -313,7 +315,7 @@ def check_variants(command, world, report):
 
 
 def check_bf16(command, world, report):
-    for name in ("none", "prompt", "lora"):
+    for name in ("none", "prompt", "lora", "ia3"):
         out, grads = forward(command, world, name, precision="bf16")
         _, losses, total, tokens = ref.forward_file(world.models[name], world.lines)
         model = world.models[name]
@@ -342,7 +344,7 @@ def stable_output(model, ids, beams, rng):
 
 def check_generate(command, world, report, wanted=2):
     tokenizer, eos = texts.Reference(world.base_folder), world.base.config.eos_token_id
-    for name in ("none", "prompt", "lora"):
+    for name in ("none", "prompt", "lora", "ia3"):
         for label, beams in (("greedy", 1), ("beam", 4), ("beam", 3)):
             found = 0
             for _ in range(12):
