@@ -61,8 +61,8 @@ struct BaseFlags {
 };
 void AddBaseFlags(CLI::App* app, BaseFlags& flags);
 
-// --recompute [none|attention|layers]. Attention is the default: 6 to 16 % more time for a quarter to
-// a half less memory.
+// --recompute [none|attention|layers]. Attention is the default: 6 to 16 % more time for a quarter
+// to a half less memory.
 inline constexpr char kDefaultRecompute[] = "attention";
 void AddRecomputeFlag(CLI::App* app, std::string& recompute);
 Recompute ParseRecompute(const std::string& recompute);
