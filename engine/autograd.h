@@ -148,9 +148,9 @@ bool WillRecord(const Context& c, std::initializer_list<const Var*> inputs);
 // Seeds d(root) = `seed` and runs the whole tape backwards.
 void Backward(Context& c, const Var& root, const Tensor& seed);
 
-// y = f(c, x) without keeping what f saves: the backward pass runs f again from x. Trainable
-// tensors that f uses get their gradients although they are not inputs here. Source: Chen et al.
-// 2016.
+// y = f(c, x) without keeping what f saves: the backward pass runs f again from x (under
+// Precision::kBF16 from x as it is kept, rounded to bf16). Trainable tensors that f uses get their
+// gradients although they are not inputs here. Source: Chen et al. 2016.
 Var Checkpoint(Context& c, const Var& x, std::function<Var(Context&, const Var&)> f);
 
 }  // namespace permafrost

@@ -16,6 +16,7 @@
 #include "nlohmann/json.hpp"
 #include "peft/prompt_init.h"
 #include "peft/trainer.h"
+#include "train_method.h"
 
 namespace permafrost {
 namespace {
@@ -143,19 +144,12 @@ absl::StatusOr<Adapter> BenchAdapter(const StepFlags& f, Context& c, const Model
   if (f.method == "prompt") {
     return PromptAdapter(0, NormalTensor({f.virtual_tokens, model.info().width}, 0.02, random));
   }
-  const std::vector<std::string> targets =
-      f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
-  AdapterConfig config = FullConfig();
-  if (f.method == "lora") {
-    LoraConfig lora;
-    lora.rank = f.rank;
-    lora.alpha = 2 * static_cast<double>(f.rank);
-    lora.targets.modules = targets.empty() ? DefaultLoraTargets(model.info().model_type) : targets;
-    config = lora;
-  } else if (f.method == "ia3") {
-    config = DefaultIa3Config(model.info().model_type, targets);
-  }
-  return CreateAdapter(config, 0, c, model, random);
+  MethodFlags flags;
+  flags.method = f.method;
+  flags.rank = f.rank;
+  flags.alpha = 2 * static_cast<double>(f.rank);
+  flags.targets = f.targets;
+  return CreateAdapter(ConfigOf(flags, model.info().model_type), 0, c, model, random);
 }
 
 absl::Status RunStep(const StepFlags& f) {

@@ -255,6 +255,10 @@ absl::StatusOr<LoadedData> LoadData(const std::string& path, const DataFlags& fl
                 : LoadTexts(path, flags, labels, session, adapters);
 }
 
+Score ScoreOf(const std::string& name) {
+  return name == "mean" ? Score::kMean : name == "first" ? Score::kFirst : Score::kSum;
+}
+
 EvaluationSet MakeEvaluationSet(const LoadedData& data, Score score, int64_t batch_size) {
   return {data.lines, data.choices, data.labels, data.metrics, score, batch_size};
 }

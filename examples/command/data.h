@@ -41,6 +41,9 @@ enum class Labels { kRequired, kOptional };
 absl::StatusOr<LoadedData> LoadData(const std::string& path, const DataFlags& flags, Labels labels,
                                     const Session& session, const AdapterSet& adapters);
 
+// The value of --score: sum, mean or first.
+Score ScoreOf(const std::string& name);
+
 EvaluationSet MakeEvaluationSet(const LoadedData& data, Score score, int64_t batch_size);
 
 // The ids of each label word as a continuation of nothing: for class-label initialisation.

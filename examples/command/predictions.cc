@@ -66,10 +66,6 @@ absl::StatusOr<AnswerSession> OpenAnswers(const AnswerFlags& flags, Labels label
   return s;
 }
 
-Score ScoreOf(const std::string& name) {
-  return name == "mean" ? Score::kMean : name == "first" ? Score::kFirst : Score::kSum;
-}
-
 std::vector<std::vector<double>> LabelProbabilities(const AnswerFlags& flags, AnswerSession& s) {
   const size_t members = flags.ensemble ? s.adapters.size() : 1;
   std::vector<ChoiceLine> lines;

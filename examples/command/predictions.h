@@ -31,8 +31,6 @@ struct AnswerSession {
 // parts.
 absl::StatusOr<AnswerSession> OpenAnswers(const AnswerFlags& flags, Labels labels);
 
-Score ScoreOf(const std::string& name);
-
 // Probabilities [lines][label words]: softmax of the words' scores. With --ensemble each line runs
 // with every adapter in the same batch and the adapters' probabilities are averaged (Lester et al.
 // 2021, section 6).

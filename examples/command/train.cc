@@ -8,10 +8,10 @@
 #include "command.h"
 #include "data.h"
 #include "engine/check.h"
+#include "io/bytes.h"
 #include "io/file.h"
 #include "nlohmann/json.hpp"
 #include "peft/trainer.h"
-#include "predictions.h"
 #include "train_method.h"
 
 namespace permafrost {
@@ -77,9 +77,7 @@ OptimizerConfig OptimizerOf(const TrainFlags& f, const AdapterConfig& config) {
 
 absl::StatusOr<std::string> FileHash(const std::string& path) {
   PERMAFROST_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
-  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
-  for (unsigned char byte : bytes) hash = (hash ^ byte) * 0x100000001b3u;
-  return absl::StrFormat("%016x", hash);
+  return absl::StrFormat("%016x", Fingerprint(bytes.data(), bytes.size()));
 }
 
 // Everything that decides the run's result: what a resumed run must share.

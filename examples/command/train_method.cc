@@ -117,11 +117,30 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
   return absl::OkStatus();
 }
 
+AdapterConfig ConfigOf(const MethodFlags& f, const std::string& model_type) {
+  const std::vector<std::string> targets =
+      f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
+  AdapterConfig config = FullConfig();
+  if (f.method == "lora") {
+    LoraConfig lora;
+    lora.rank = f.rank;
+    lora.alpha = f.alpha;
+    lora.dropout = f.dropout;
+    lora.rslora = f.rslora;
+    lora.targets.modules = targets.empty() ? DefaultLoraTargets(model_type) : targets;
+    config = lora;
+  } else if (f.method == "ptuning") {
+    config = PTuningConfig{.virtual_tokens = f.virtual_tokens, .encoder_width = f.encoder_width};
+  } else if (f.method == "ia3") {
+    config = DefaultIa3Config(model_type, targets);
+  }
+  return config;
+}
+
 absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64_t seed,
                                     Session& s) {
   Context& c = *s.context;
   const Model& model = *s.model;
-  const std::string& type = model.info().model_type;
   if (!f.init_adapter.empty()) return LoadAdapter(f.init_adapter, 0, c, model);
   Random random(static_cast<uint64_t>(seed));
   if (f.virtual_tokens == 0) f.virtual_tokens = model.info().encoder_decoder ? 100 : 20;
@@ -132,23 +151,7 @@ absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64
     PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, InitialPrompt(f, data, s, random));
     return PromptAdapter(0, std::move(prompt));
   }
-  const std::vector<std::string> targets =
-      f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
-  AdapterConfig config = FullConfig();
-  if (f.method == "lora") {
-    LoraConfig lora;
-    lora.rank = f.rank;
-    lora.alpha = f.alpha;
-    lora.dropout = f.dropout;
-    lora.rslora = f.rslora;
-    lora.targets.modules = targets.empty() ? DefaultLoraTargets(type) : targets;
-    config = lora;
-  } else if (f.method == "ptuning") {
-    config = PTuningConfig{.virtual_tokens = f.virtual_tokens, .encoder_width = f.encoder_width};
-  } else if (f.method == "ia3") {
-    config = DefaultIa3Config(type, targets);
-  }
-  return CreateAdapter(config, 0, c, model, random);
+  return CreateAdapter(ConfigOf(f, model.info().model_type), 0, c, model, random);
 }
 
 }  // namespace permafrost

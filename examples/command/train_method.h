@@ -1,4 +1,4 @@
-// The flags of train that choose a method and its settings, and the adapter that they describe.
+// The flags that choose a method and its settings, and the adapter that they describe.
 #ifndef PERMAFROST_EXAMPLES_COMMAND_TRAIN_METHOD_H_
 #define PERMAFROST_EXAMPLES_COMMAND_TRAIN_METHOD_H_
 
@@ -33,6 +33,9 @@ void AddMethodFlags(CLI::App* app, MethodFlags& flags);
 
 // Errors: neither or both of --method and --init-adapter; a flag of another method.
 absl::Status CheckMethodFlags(const MethodFlags& flags);
+
+// The config of any method but prompt, whose table comes from --init.
+AdapterConfig ConfigOf(const MethodFlags& flags, const std::string& model_type);
 
 // A fresh adapter, or the one of --init-adapter. Fills in the settings that were left open.
 absl::StatusOr<Adapter> MakeAdapter(MethodFlags& flags, const DataFlags& data, int64_t seed,

@@ -41,7 +41,7 @@ inline Forward RunForward(Context& c, const Model& model, Hooks& hooks,
   return result;
 }
 
-// Each line alone against the file's figures for `kind` ("none", "prompt", "lora").
+// Each line alone against the file's figures for `kind` ("none", "prompt", "lora", "ia3").
 inline void ExpectGolden(const GoldenCase& golden, const std::string& kind, Context& c,
                          const Model& model, Hooks& hooks, int task = kNoTask) {
   const std::vector<int> logit_lines = golden.settings["logit_lines"].get<std::vector<int>>();
