@@ -21,6 +21,12 @@ struct FileTensor {
   Tensor value;
 };
 
+// The mean of a gate over its task's rows since it was last asked.
+struct GateMean {
+  std::string name;
+  double mean = 0;
+};
+
 class Method : public Hooks {
  public:
   explicit Method(int task) : task_(task) {}
@@ -35,6 +41,9 @@ class Method : public Hooks {
 
   // What the adapter file holds: the parameters, or what is made of them.
   virtual std::vector<FileTensor> FileTensors() const;
+
+  // Means of the method's gates since they were last taken, over all rows of its task.
+  virtual std::vector<GateMean> TakeGateMeans() { return {}; }
 
   // Whether a base can hold the adapter in its own tensors.
   virtual bool mergeable() const { return false; }
