@@ -7,6 +7,8 @@
 #ifndef PERMAFROST_ENGINE_OPS_H_
 #define PERMAFROST_ENGINE_OPS_H_
 
+#include <vector>
+
 #include "engine/autograd.h"
 #include "engine/context.h"
 #include "engine/rows.h"
@@ -40,6 +42,18 @@ Var AddLowRank(Context& c, Var y, const Var& x, const Var& a, const Var& b, cons
 // x with the rows of `spans` multiplied by scale [1, D] (IA3, Liu et al. 2022). Saves x if the
 // scale needs a gradient.
 Var ScaleColumns(Context& c, Var x, const Var& scale, absl::Span<const TaskSpan> spans);
+
+// ||W_n||^2 of each output n of a frozen weight, f64.
+std::vector<double> SquaredRowNorms(Context& c, const Weight& w);
+// ||W_n + scale (B A)_n|| of each output n, [1, N], without the sum W + B A: `squares` (of
+// SquaredRowNorms) + 2 scale (W A^T)_n . B_n + scale^2 B_n (A A^T) B_n^T, added in f64. A [r, D], B
+// [N, r]. A constant: DoRA's gradient takes it as one (Liu et al. 2024, section 4.3).
+Tensor ChangedRowNorms(Context& c, const Weight& w, absl::Span<const double> squares,
+                       const Tensor& a, const Tensor& b, float scale);
+// y + (magnitude / norms - 1) (y - bias) on the rows of `spans`; magnitude, norms and bias (may be
+// empty) [1, N]. Saves y if the magnitude needs a gradient.
+Var SetMagnitude(Context& c, Var y, const Var& magnitude, const Tensor& norms, const Tensor& bias,
+                 absl::Span<const TaskSpan> spans);
 
 // x + y. Saves nothing.
 Var Add(Context& c, Var x, const Var& y);

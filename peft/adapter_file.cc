@@ -38,7 +38,7 @@ Created Create(const PTuningConfig& config, const Setting& s) {
   return std::make_shared<PTuning>(s.task, config, s.model.info().width, s.random);
 }
 Created Create(const LoraConfig& config, const Setting& s) {
-  return Lora::Create(s.task, config, s.model, s.random);
+  return Lora::Create(s.task, config, s.c, s.model, s.random);
 }
 Created Create(const Ia3Config& config, const Setting& s) {
   return Ia3::Create(s.task, config, s.model);
@@ -53,7 +53,7 @@ std::string MethodTitle(const AdapterConfig& config) {
   struct Title {
     std::string operator()(const PromptTuningConfig&) const { return "prompt tuning"; }
     std::string operator()(const PTuningConfig&) const { return "P-tuning"; }
-    std::string operator()(const LoraConfig&) const { return "LoRA"; }
+    std::string operator()(const LoraConfig& lora) const { return lora.dora ? "DoRA" : "LoRA"; }
     std::string operator()(const Ia3Config&) const { return "IA3"; }
     std::string operator()(const FullConfig&) const { return "a fully trained model"; }
   };

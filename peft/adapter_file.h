@@ -19,8 +19,8 @@ namespace permafrost {
 using AdapterConfig =
     std::variant<PromptTuningConfig, PTuningConfig, LoraConfig, Ia3Config, FullConfig>;
 
-// The method's name for messages: "prompt tuning", "P-tuning", "LoRA", "IA3", "a fully trained
-// model".
+// The method's name for messages: "prompt tuning", "P-tuning", "LoRA", "DoRA", "IA3", "a fully
+// trained model".
 std::string MethodTitle(const AdapterConfig& config);
 
 struct Adapter {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
 #include "io/regex.h"
@@ -31,7 +32,7 @@ std::vector<std::string> DefaultLoraTargets(const std::string& model_type) {
   return {"q_proj", "v_proj"};
 }
 
-absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& config,
+absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& config, Context& c,
                                                    const Model& model, Random& random) {
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> targets, MatchTargets(config.targets, model));
   auto lora = std::unique_ptr<Lora>(new Lora(task));
@@ -54,11 +55,18 @@ absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& c
               .b = lora->parameters_.size() + 1,
               .options = {.scale = static_cast<float>(alpha / (config.rslora ? std::sqrt(r) : r)),
                           .dropout = static_cast<float>(config.dropout),
-                          .place = static_cast<uint32_t>(index)}};
+                          .place = static_cast<uint32_t>(index)},
+              .dora = std::nullopt};
     const std::string name = absl::StrCat("base_model.model.", place.module);
-    lora->parameters_.Add(name + ".lora_A.weight", std::move(a));
-    lora->parameters_.Add(name + ".lora_B.weight", std::move(b));
-    lora->pairs_[static_cast<size_t>(index)] = pair;
+    lora->parameters_.Add(name + ".lora_A.weight", a);
+    lora->parameters_.Add(name + ".lora_B.weight", b);
+    if (config.dora) {
+      PERMAFROST_ASSIGN_OR_RETURN(DoraPlace dora, DoraPlace::Create(c, model, place));
+      const Tensor norms = dora.Norms(c, a, b, pair.options.scale);
+      pair.dora = Dora{std::move(dora), lora->parameters_.size()};
+      lora->parameters_.Add(name + ".lora_magnitude_vector", norms);
+    }
+    lora->pairs_[static_cast<size_t>(index)] = std::move(pair);
   }
   return lora;
 }
@@ -67,8 +75,17 @@ Var Lora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                    absl::Span<const TaskSpan> spans) {
   const std::optional<Pair>& pair = pairs_[static_cast<size_t>(place.index)];
   if (!pair.has_value()) return y;
-  return AddLowRank(c, std::move(y), x, parameters_[pair->a].var(), parameters_[pair->b].var(),
-                    pair->options, Own(spans));
+  const Var &a = parameters_[pair->a].var(), &b = parameters_[pair->b].var();
+  if (!pair->dora.has_value()) {
+    return AddLowRank(c, std::move(y), x, a, b, pair->options, Own(spans));
+  }
+  return pair->dora->place.Apply(c, x, std::move(y), a, b, parameters_[pair->dora->magnitude].var(),
+                                 pair->options, Own(spans));
+}
+
+std::vector<int64_t> Lora::FileShape(const Parameter& p) const {
+  if (absl::EndsWith(p.name(), ".lora_magnitude_vector")) return {p.count()};
+  return Method::FileShape(p);
 }
 
 void Lora::MergeInto(const Model& model, std::vector<Tensor>& values) const {
@@ -86,6 +103,9 @@ void Lora::MergeInto(const Model& model, std::vector<Tensor>& values) const {
         }
         w.row(n)[k] += pair->options.scale * static_cast<float>(sum);
       }
+    }
+    if (pair->dora.has_value()) {
+      MergeMagnitude(parameters_[pair->dora->magnitude].value(), w);
     }
   }
 }

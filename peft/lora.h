@@ -1,4 +1,5 @@
 // LoRA (Hu et al. 2021): y = W x + s B A dropout(x), s = alpha / r, or alpha / sqrt(r) for rsLoRA.
+// With `dora` the outputs' magnitudes are trained too (dora.h). D inputs, N outputs, r rank.
 #ifndef PERMAFROST_PEFT_LORA_H_
 #define PERMAFROST_PEFT_LORA_H_
 
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "engine/random_tensor.h"
+#include "peft/dora.h"
 #include "peft/method.h"
 #include "peft/targets.h"
 
@@ -19,6 +21,7 @@ struct LoraConfig {
   double alpha = 8;
   double dropout = 0;
   bool rslora = false;
+  bool dora = false;
   Targets targets;
   // Regular expressions for module names; the first that matches decides.
   std::vector<std::pair<std::string, int64_t>> rank_pattern;
@@ -30,21 +33,31 @@ std::vector<std::string> DefaultLoraTargets(const std::string& model_type);
 
 class Lora : public Method {
  public:
-  // A uniform on [-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform, a = sqrt 5), B zero.
+  // A uniform on [-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform, a = sqrt 5), B zero, DoRA's magnitude
+  // the norms of W.
   static absl::StatusOr<std::unique_ptr<Lora>> Create(int task, const LoraConfig& config,
-                                                      const Model& model, Random& random);
+                                                      Context& c, const Model& model,
+                                                      Random& random);
 
   Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                absl::Span<const TaskSpan> spans) override;
 
-  // W [outputs, inputs] += s B A.
+  // PEFT stores the magnitude as [N].
+  std::vector<int64_t> FileShape(const Parameter& p) const override;
+
+  // W [outputs, inputs] += s B A; with DoRA its rows then get their magnitudes.
   bool mergeable() const override { return true; }
   void MergeInto(const Model& model, std::vector<Tensor>& values) const override;
 
  private:
+  struct Dora {
+    DoraPlace place;
+    size_t magnitude;  // into parameters_
+  };
   struct Pair {
     size_t a, b;  // into parameters_
     LowRank options;
+    std::optional<Dora> dora;
   };
 
   explicit Lora(int task) : Method(task) {}

@@ -40,9 +40,9 @@ absl::Status CheckInitialisation(const ConfigFile& file) {
 
 absl::StatusOr<LoraConfig> ReadLoraConfig(const ConfigFile& file) {
   const JsonFields& fields = file.fields;
-  std::set<std::string> known = {"r",          "lora_alpha",       "lora_dropout",
-                                 "use_rslora", "rank_pattern",     "alpha_pattern",
-                                 "bias",       "init_lora_weights"};
+  std::set<std::string> known = {"r",          "lora_alpha",        "lora_dropout",
+                                 "use_rslora", "rank_pattern",      "alpha_pattern",
+                                 "bias",       "init_lora_weights", "use_dora"};
   known.insert(kTargetFields.begin(), kTargetFields.end());
   PERMAFROST_RETURN_IF_ERROR(RefuseUnknown(file, known));
   LoraConfig lora;
@@ -54,6 +54,7 @@ absl::StatusOr<LoraConfig> ReadLoraConfig(const ConfigFile& file) {
     return ConfigError(fields, "lora_dropout", "a rate in [0, 1)", absl::StrCat(lora.dropout));
   }
   PERMAFROST_ASSIGN_OR_RETURN(lora.rslora, fields.BoolOr("use_rslora", false));
+  PERMAFROST_ASSIGN_OR_RETURN(lora.dora, fields.BoolOr("use_dora", false));
   PERMAFROST_ASSIGN_OR_RETURN(const std::string bias, fields.StringOr("bias", "none"));
   if (bias != "none") {
     return ConfigError(fields, "bias", "none", absl::StrCat(bias, ", which is not implemented"));
@@ -75,6 +76,7 @@ void WriteConfig(const LoraConfig& lora, const Model& model, nlohmann::ordered_j
   }
   object["lora_dropout"] = lora.dropout;
   object["use_rslora"] = lora.rslora;
+  object["use_dora"] = lora.dora;
   object["bias"] = "none";
   object["fan_in_fan_out"] = model.info().model_type == "gpt2";
   object["init_lora_weights"] = true;

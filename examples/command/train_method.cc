@@ -53,7 +53,7 @@ absl::StatusOr<Tensor> InitialPrompt(const MethodFlags& f, const DataFlags& data
 
 void AddMethodFlags(CLI::App* app, MethodFlags& f) {
   app->add_option("--method", f.method, "what to train")
-      ->check(CLI::IsMember({"prompt", "ptuning", "lora", "ia3", "full"}));
+      ->check(CLI::IsMember({"prompt", "ptuning", "lora", "dora", "ia3", "full"}));
   app->add_option("--init-adapter", f.init_adapter, "go on from an adapter in PEFT format");
   const auto own = [&f](CLI::Option* option, std::vector<std::string> methods) {
     f.owned.push_back({option, std::move(methods)});
@@ -78,19 +78,20 @@ void AddMethodFlags(CLI::App* app, MethodFlags& f) {
       {"prompt"})
       ->check(Positive())
       ->capture_default_str();
-  own(app->add_option("--rank", f.rank, "lora: rank"), {"lora"})
+  own(app->add_option("--rank", f.rank, "lora, dora: rank"), {"lora", "dora"})
       ->check(Between(1, 65536))
       ->capture_default_str();
-  own(app->add_option("--alpha", f.alpha, "lora: alpha"), {"lora"})
+  own(app->add_option("--alpha", f.alpha, "lora, dora: alpha"), {"lora", "dora"})
       ->check(Positive())
       ->capture_default_str();
-  own(app->add_option("--dropout", f.dropout, "lora: dropout rate"), {"lora"})
+  own(app->add_option("--dropout", f.dropout, "lora, dora: dropout rate"), {"lora", "dora"})
       ->check(Between(0.0, 0.999))
       ->capture_default_str();
-  own(app->add_flag("--rslora", f.rslora, "lora: scale alpha / sqrt(rank)"), {"lora"});
+  own(app->add_flag("--rslora", f.rslora, "lora, dora: scale alpha / sqrt(rank)"),
+      {"lora", "dora"});
   own(app->add_option("--targets", f.targets,
-                      "lora, ia3: module names, e.g. q_proj,v_proj or all-linear"),
-      {"lora", "ia3"});
+                      "lora, dora, ia3: module names, e.g. q_proj,v_proj or all-linear"),
+      {"lora", "dora", "ia3"});
 }
 
 absl::Status CheckMethodFlags(const MethodFlags& f) {
@@ -121,8 +122,9 @@ AdapterConfig ConfigOf(const MethodFlags& f, const std::string& model_type) {
   const std::vector<std::string> targets =
       f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
   AdapterConfig config = FullConfig();
-  if (f.method == "lora") {
+  if (f.method == "lora" || f.method == "dora") {
     LoraConfig lora;
+    lora.dora = f.method == "dora";
     lora.rank = f.rank;
     lora.alpha = f.alpha;
     lora.dropout = f.dropout;

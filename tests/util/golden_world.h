@@ -37,7 +37,8 @@ inline LoraConfig LoraConfigOf(std::vector<std::string> targets, int64_t rank) {
 // Every method, by the name of `--method`: what the tests of properties that all methods share run
 // on.
 inline const std::vector<std::string>& MethodNames() {
-  static const std::vector<std::string> kNames = {"prompt", "ptuning", "lora", "ia3", "full"};
+  static const std::vector<std::string> kNames = {"prompt", "ptuning", "lora",
+                                                  "dora",   "ia3",     "full"};
   return kNames;
 }
 inline AdapterConfig ConfigNamed(const std::string& method, const std::string& model_type) {
@@ -47,6 +48,7 @@ inline AdapterConfig ConfigNamed(const std::string& method, const std::string& m
   if (method == "full") return FullConfig();
   LoraConfig lora = LoraConfigOf({"all-linear"}, 3);
   lora.dropout = 0.1;
+  lora.dora = method == "dora";
   return lora;
 }
 

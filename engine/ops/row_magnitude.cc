@@ -1,0 +1,167 @@
+// DoRA's parts (Liu et al. 2024, eq. 5): norms of the rows of a frozen weight with a low-rank
+// change, and outputs rescaled to a trained magnitude.
+#include <algorithm>
+#include <cmath>
+
+#include "engine/check.h"
+#include "engine/ops.h"
+#include "engine/ops/internal.h"
+#include "kernels/elementwise.h"
+
+namespace permafrost {
+namespace {
+
+using kernels::Write;
+
+// sum_k (W_n + scale sum_r B_nr A_r)_k^2 from the row itself.
+double SquaredRowNorm(const float* w, const Tensor& a, const float* b, double scale) {
+  double sum = 0;
+  for (int64_t k = 0; k < a.columns(); ++k) {
+    double change = 0;
+    for (int64_t r = 0; r < a.rows(); ++r) change += static_cast<double>(b[r]) * a.row(r)[k];
+    const double element = static_cast<double>(w[k]) + scale * change;
+    sum += element * element;
+  }
+  return sum;
+}
+
+// x = x * factors + offset on the rows of `spans` (offset may be empty).
+void ScaleSpans(Context& c, const Tensor& x, const Tensor& factors, const Tensor& offset,
+                const Tensor& spans) {
+  ForEachSpan(spans, [&](int64_t begin, int64_t rows, int64_t) {
+    float* part = x.row(begin);
+    kernels::cpu::ScaleColumns(
+        {.x = part, .scale = factors.f32(), .y = part, .rows = rows, .width = x.columns()},
+        c.parallel());
+    if (!offset) return;
+    kernels::cpu::AddBias({.bias = offset.f32(),
+                           .y = part,
+                           .y_stride = x.columns(),
+                           .rows = rows,
+                           .width = x.columns()},
+                          c.parallel());
+  });
+}
+
+}  // namespace
+
+std::vector<double> SquaredRowNorms(Context& c, const Weight& w) {
+  constexpr int64_t kRows = 256;
+  std::vector<double> squares(static_cast<size_t>(w.outputs()));
+  std::vector<int32_t> ids;
+  for (int64_t begin = 0; begin < w.outputs(); begin += kRows) {
+    ids.resize(static_cast<size_t>(std::min(kRows, w.outputs() - begin)));
+    for (size_t i = 0; i < ids.size(); ++i)
+      ids[i] = static_cast<int32_t>(begin) + static_cast<int32_t>(i);
+    const Tensor rows = w.Rows(c, ids);
+    for (int64_t i = 0; i < rows.rows(); ++i) {
+      squares[static_cast<size_t>(begin + i)] = kernels::cpu::SumOfSquares(rows.row(i), w.inputs());
+    }
+  }
+  return squares;
+}
+
+Tensor ChangedRowNorms(Context& c, const Weight& w, absl::Span<const double> squares,
+                       const Tensor& a, const Tensor& b, float scale) {
+  const int64_t rank = a.rows(), outputs = w.outputs();
+  PERMAFROST_CHECK(a.columns() == w.inputs() && b.shape() == (Shape{outputs, rank}) &&
+                   static_cast<int64_t>(squares.size()) == outputs)
+      << "ChangedRowNorms: weight [" << outputs << ", " << w.inputs() << "], A "
+      << ToString(a.shape()) << ", B " << ToString(b.shape());
+  // The tape is not concerned: the norm is a constant.
+  const Tensor wa = Linear(c, Var(a), w).value();  // [r, N]
+  Tensor aa({rank, rank}, MemoryTag::kWorkspace);
+  MatMulInto(c, {a}, {a, true}, aa, 1, Write::kOverwrite);
+  Tensor norms({1, outputs});
+  const double s = static_cast<double>(scale);
+  for (int64_t n = 0; n < outputs; ++n) {
+    const float* bn = b.row(n);
+    double cross = 0, own = 0;
+    for (int64_t r = 0; r < rank; ++r) {
+      cross += static_cast<double>(wa.row(r)[n]) * bn[r];
+      double inner = 0;
+      for (int64_t t = 0; t < rank; ++t) inner += static_cast<double>(aa.row(r)[t]) * bn[t];
+      own += inner * bn[r];
+    }
+    const double base = squares[static_cast<size_t>(n)];
+    double square = base + 2 * s * cross + s * s * own;
+    // Where the terms cancel, their roundings are all that is left.
+    constexpr double kCancelled = 1e-2;
+    if (square < kCancelled * (base + s * s * own)) {
+      const int32_t id = static_cast<int32_t>(n);
+      square = SquaredRowNorm(w.Rows(c, {&id, 1}).f32(), a, bn, s);
+    }
+    norms.f32()[n] = static_cast<float>(std::sqrt(square));
+  }
+  return norms;
+}
+
+Var SetMagnitude(Context& c, Var y, const Var& magnitude, const Tensor& norms, const Tensor& bias,
+                 absl::Span<const TaskSpan> task_spans) {
+  const int64_t width = y.columns();
+  PERMAFROST_CHECK(magnitude.shape() == (Shape{1, width}) && norms.shape() == (Shape{1, width}) &&
+                   (!bias || bias.count() == width))
+      << "SetMagnitude: y " << ToString(y.shape()) << ", magnitude " << ToString(magnitude.shape())
+      << ", norms " << ToString(norms.shape());
+  if (task_spans.empty()) return y;
+  // y + (g - 1)(y - bias) = g y + (1 - g) bias, which is y exactly where g = 1.
+  Tensor factors({1, width}), offset;
+  if (bias) offset = Tensor({1, width}, MemoryTag::kWorkspace);
+  for (int64_t n = 0; n < width; ++n) {
+    const double g = static_cast<double>(magnitude.value().f32()[n]) / norms.f32()[n];
+    factors.f32()[n] = static_cast<float>(g);
+    if (bias) offset.f32()[n] = static_cast<float>((1 - g) * bias.f32()[n]);
+  }
+  const Var y_slot(Tensor(), y.slot());
+  const bool record = WillRecord(c, {&y_slot, &magnitude});
+  const Tensor spans = SpanTensor(task_spans);
+  Saved saved;  // before y is overwritten
+  saved.KeepActivation(c, y.value(), record && magnitude.needs_grad());
+  saved.Keep(norms, record && magnitude.needs_grad());
+  saved.Keep(bias, record && magnitude.needs_grad() && bias);
+  saved.Keep(factors, record && y_slot.needs_grad());
+  saved.Keep(spans, record);
+  Tensor out = Tensor::Overwritable(y.TakeValue());
+  ScaleSpans(c, out, factors, offset, spans);
+  const bool biased = static_cast<bool>(bias);
+  return Record(c, "SetMagnitude", {&y_slot, &magnitude}, std::move(out), std::move(saved),
+                [biased](Context& ctx, const Saved& s, const Tensor& dy, GradSink& g) {
+                  const Tensor span_list = s.tensors()[4];
+                  if (g.Needs(1)) {
+                    const Tensor kept = s.Get(ctx, 0), norm = s.Get(ctx, 1);
+                    const int64_t n = dy.columns();
+                    const Tensor product = Tensor::Zeros({1, n}, MemoryTag::kWorkspace);
+                    const Tensor sum = Tensor::Zeros({1, n}, MemoryTag::kWorkspace);
+                    const Tensor workspace({1, kernels::ColumnSumWorkspace(dy.rows(), n)},
+                                           MemoryTag::kWorkspace);
+                    ForEachSpan(span_list, [&](int64_t begin, int64_t rows, int64_t) {
+                      kernels::cpu::ColumnDot({.a = dy.row(begin),
+                                               .b = kept.row(begin),
+                                               .out = product.f32(),
+                                               .rows = rows,
+                                               .width = n,
+                                               .workspace = workspace.f32()},
+                                              ctx.parallel());
+                      if (!biased) return;
+                      kernels::cpu::ColumnSum({.x = dy.row(begin),
+                                               .x_stride = n,
+                                               .out = sum.f32(),
+                                               .rows = rows,
+                                               .width = n,
+                                               .workspace = workspace.f32()},
+                                              ctx.parallel());
+                    });
+                    const Tensor dm = g.Accumulator(1);
+                    for (int64_t i = 0; i < n; ++i) {
+                      const float shift = biased ? s.tensors()[2].f32()[i] * sum.f32()[i] : 0;
+                      dm.f32()[i] += (product.f32()[i] - shift) / norm.f32()[i];
+                    }
+                  }
+                  if (!g.Needs(0)) return;
+                  const Tensor dx = dy.Clone();
+                  ScaleSpans(ctx, dx, s.Get(ctx, 3), Tensor(), span_list);
+                  g.Add(0, dx);
+                });
+}
+
+}  // namespace permafrost
