@@ -51,9 +51,20 @@ std::vector<double> SquaredRowNorms(Context& c, const Weight& w);
 Tensor ChangedRowNorms(Context& c, const Weight& w, absl::Span<const double> squares,
                        const Tensor& a, const Tensor& b, float scale);
 // y + (magnitude / norms - 1) (y - bias) on the rows of `spans`; magnitude, norms and bias (may be
-// empty) [1, N]. Saves y if the magnitude needs a gradient.
-Var SetMagnitude(Context& c, Var y, const Var& magnitude, const Tensor& norms, const Tensor& bias,
+// empty) [1, N], all but the norms differentiable. Saves y if the magnitude needs a gradient.
+Var SetMagnitude(Context& c, Var y, const Var& magnitude, const Tensor& norms, const Var& bias,
                  absl::Span<const TaskSpan> spans);
+
+// y += scale * bias [1, N] on the rows of `spans`. Saves nothing.
+Var AddSpanBias(Context& c, Var y, const Var& bias, float scale, absl::Span<const TaskSpan> spans);
+
+// x [R, D] with row i times factors[i], factors [1, R]. Saves x if the factors need a gradient.
+Var ScaleRows(Context& c, const Var& x, const Var& factors);
+
+// x[i] += scale * B A[:, ids[i]] on the rows i of `spans` (LoRA on an embedding). x [R, D], A [r,
+// V], B [D, r], an id for each row of x. Saves the columns of A of those rows.
+Var AddEmbeddingLowRank(Context& c, Var x, const Var& a, const Var& b, float scale,
+                        absl::Span<const int32_t> ids, absl::Span<const TaskSpan> spans);
 
 // x + y. Saves nothing.
 Var Add(Context& c, Var x, const Var& y);

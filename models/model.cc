@@ -20,11 +20,15 @@ int64_t Model::parameter_count() const {
   return count;
 }
 
+const Var* Model::HeadReplacement(const Hooks& hooks) const {
+  return head_ == embedding_ ? hooks.TiedHeadReplacement(head_) : hooks.Replacement(head_);
+}
+
 HeadLoss Model::Loss(Context& c, const Batch& batch, Hooks& hooks, absl::Span<const float> weights,
                      float z_loss) const {
   const Var encoded = Encode(c, batch, hooks);
   const Var hidden = Decode(c, batch, encoded, hooks, nullptr);
-  const Var* trained = hooks.Replacement(head_);
+  const Var* trained = HeadReplacement(hooks);
   return HeadCrossEntropy(c, hidden, &head(), trained != nullptr ? *trained : Var(),
                           batch.target_outputs, batch.target_labels, weights,
                           {.scale = head_scale_, .z_loss = z_loss});
@@ -32,7 +36,7 @@ HeadLoss Model::Loss(Context& c, const Batch& batch, Hooks& hooks, absl::Span<co
 
 Var Model::Logits(Context& c, const Var& hidden, Hooks& hooks) const {
   const Var scaled = head_scale_ == 1 ? hidden : Scale(c, hidden, head_scale_);
-  const Var* trained = hooks.Replacement(head_);
+  const Var* trained = HeadReplacement(hooks);
   return trained != nullptr ? MatMulTransposed(c, scaled, *trained) : Linear(c, scaled, head());
 }
 

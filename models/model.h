@@ -83,6 +83,9 @@ class Model {
 
  protected:
   ModelInfo info_;
+  // What hooks put in the head's place, or null.
+  const Var* HeadReplacement(const Hooks& hooks) const;
+
   std::vector<LinearPlace> linears_;
   std::vector<BaseTensor> tensors_;
   TensorId embedding_ = kNoTensor;

@@ -37,10 +37,11 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const std::string& text, const 
   PERMAFROST_RETURN_IF_ERROR(CheckTaskType(file));
   if (type == "PROMPT_TUNING" || type == "P_TUNING") return ReadPromptTuningConfig(file);
   if (type == "LORA") return ReadLoraConfig(file);
+  if (type == "ADALORA") return ReadAdaLoraConfig(file);
   if (type == "IA3") return ReadIa3Config(file);
   if (type == "PERMAFROST_FULL") return FullConfig();
-  return ConfigError(fields, "peft_type", "PROMPT_TUNING, P_TUNING, LORA, IA3 or PERMAFROST_FULL",
-                     type);
+  return ConfigError(fields, "peft_type",
+                     "PROMPT_TUNING, P_TUNING, LORA, ADALORA, IA3 or PERMAFROST_FULL", type);
 }
 
 std::string AdapterConfigJson(const AdapterConfig& config, const Model& model) {

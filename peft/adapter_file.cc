@@ -40,6 +40,9 @@ Created Create(const PTuningConfig& config, const Setting& s) {
 Created Create(const LoraConfig& config, const Setting& s) {
   return Lora::Create(s.task, config, s.c, s.model, s.random);
 }
+Created Create(const AdaLoraConfig& config, const Setting& s) {
+  return AdaLora::Create(s.task, config, s.model, s.random);
+}
 Created Create(const Ia3Config& config, const Setting& s) {
   return Ia3::Create(s.task, config, s.model);
 }
@@ -54,6 +57,7 @@ std::string MethodTitle(const AdapterConfig& config) {
     std::string operator()(const PromptTuningConfig&) const { return "prompt tuning"; }
     std::string operator()(const PTuningConfig&) const { return "P-tuning"; }
     std::string operator()(const LoraConfig& lora) const { return lora.dora ? "DoRA" : "LoRA"; }
+    std::string operator()(const AdaLoraConfig&) const { return "AdaLoRA"; }
     std::string operator()(const Ia3Config&) const { return "IA3"; }
     std::string operator()(const FullConfig&) const { return "a fully trained model"; }
   };
@@ -108,7 +112,8 @@ absl::Status ReadParameters(const std::string& path, Method& method) {
     }
   }
   for (const TensorView& t : file.tensors()) {
-    if (!used.contains(t.name)) problems.push_back(absl::StrCat("unused ", t.name));
+    if (!used.contains(t.name) && !method.IsCopyOfBase(t))
+      problems.push_back(absl::StrCat("unused ", t.name));
   }
   if (problems.empty()) return absl::OkStatus();
   constexpr size_t kShown = 8;

@@ -7,6 +7,7 @@
 #include <string>
 #include <variant>
 
+#include "peft/adalora.h"
 #include "peft/full.h"
 #include "peft/ia3.h"
 #include "peft/lora.h"
@@ -16,11 +17,11 @@
 namespace permafrost {
 
 // What a method is, without its tensors.
-using AdapterConfig =
-    std::variant<PromptTuningConfig, PTuningConfig, LoraConfig, Ia3Config, FullConfig>;
+using AdapterConfig = std::variant<PromptTuningConfig, PTuningConfig, LoraConfig, Ia3Config,
+                                   FullConfig, AdaLoraConfig>;
 
-// The method's name for messages: "prompt tuning", "P-tuning", "LoRA", "DoRA", "IA3", "a fully
-// trained model".
+// The method's name for messages: "prompt tuning", "P-tuning", "LoRA", "DoRA", "AdaLoRA", "IA3", "a
+// fully trained model".
 std::string MethodTitle(const AdapterConfig& config);
 
 struct Adapter {

@@ -22,17 +22,19 @@ class DoraPlace {
   // Error: a row of W that is zero, which has no direction.
   static absl::StatusOr<DoraPlace> Create(Context& c, const Model& model, const LinearPlace& place);
 
-  // n [1, N] for A [r, D], B [N, r].
-  Tensor Norms(Context& c, const Tensor& a, const Tensor& b, float scale) const;
+  // n [1, N] for A [r, D], B [N, r]. Kept until A or B is another: a step that computes a layer
+  // again, and generation, ask for the same one.
+  Tensor Norms(Context& c, const Tensor& a, const Tensor& b, float scale);
 
-  // y = linear(x) to DoRA's y on the rows of `spans`.
+  // y = linear(x) to DoRA's y on the rows of `spans`. `bias` stands for the base's if not null.
   Var Apply(Context& c, const Var& x, Var y, const Var& a, const Var& b, const Var& magnitude,
-            const LowRank& options, absl::Span<const TaskSpan> spans) const;
+            const Var* bias, const LowRank& options, absl::Span<const TaskSpan> spans);
 
  private:
   const Weight* weight_ = nullptr;
   Tensor bias_;
   std::vector<double> squares_;  // ||W_j||^2
+  Tensor a_, b_, norms_;         // of the last call
 };
 
 // w [N, D], already W + s B A, to (m / n) w.

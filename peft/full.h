@@ -15,6 +15,7 @@ class Full : public Method {
 
   const Var* Replacement(TensorId tensor) const override;
   std::vector<int64_t> FileShape(const Parameter& p) const override;
+  bool replaces_base() const override { return true; }
   bool mergeable() const override { return true; }
   void MergeInto(const Model& model, std::vector<Tensor>& values) const override;
 

@@ -53,6 +53,13 @@ const Var* AdapterSet::Replacement(TensorId tensor) const {
   return nullptr;
 }
 
+const Var* AdapterSet::TiedHeadReplacement(TensorId embedding) const {
+  for (const auto& m : methods_) {
+    if (const Var* v = m->TiedHeadReplacement(embedding)) return v;
+  }
+  return nullptr;
+}
+
 Var AdapterSet::OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) {
   for (const auto& m : methods_) x = m->OnEmbedding(c, stack, batch, std::move(x));
   return x;

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/parameter.h"
+#include "io/safetensors.h"
 #include "models/model.h"
 
 namespace permafrost {
@@ -35,6 +36,12 @@ class Method : public Hooks {
 
   // What the adapter file holds: the parameters, or what is made of them.
   virtual std::vector<FileTensor> FileTensors() const;
+
+  // Whether it puts tensors in the place of the base's, which all rows of a batch then read.
+  virtual bool replaces_base() const { return false; }
+
+  // Whether the file may hold `t` beside the parameters: a copy of a base tensor.
+  virtual bool IsCopyOfBase(const TensorView& /*t*/) const { return false; }
 
   // Whether a base can hold the adapter in its own tensors.
   virtual bool mergeable() const { return false; }
@@ -62,6 +69,7 @@ class AdapterSet : public Hooks {
 
   int64_t VirtualTokens(int task) const override;
   const Var* Replacement(TensorId tensor) const override;
+  const Var* TiedHeadReplacement(TensorId embedding) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
   Var OnLinearInput(Context& c, const LinearPlace& place, Var x,
                     absl::Span<const TaskSpan> spans) override;

@@ -43,6 +43,21 @@ void ScaleSpans(Context& c, const Tensor& x, const Tensor& factors, const Tensor
   });
 }
 
+// out += the sum of the rows of `spans`.
+void SumSpans(Context& c, const Tensor& x, const Tensor& out, const Tensor& spans) {
+  const Tensor workspace({1, kernels::ColumnSumWorkspace(x.rows(), x.columns())},
+                         MemoryTag::kWorkspace);
+  ForEachSpan(spans, [&](int64_t begin, int64_t rows, int64_t) {
+    kernels::cpu::ColumnSum({.x = x.row(begin),
+                             .x_stride = x.columns(),
+                             .out = out.f32(),
+                             .rows = rows,
+                             .width = x.columns(),
+                             .workspace = workspace.f32()},
+                            c.parallel());
+  });
+}
+
 }  // namespace
 
 std::vector<double> SquaredRowNorms(Context& c, const Weight& w) {
@@ -96,11 +111,11 @@ Tensor ChangedRowNorms(Context& c, const Weight& w, absl::Span<const double> squ
   return norms;
 }
 
-Var SetMagnitude(Context& c, Var y, const Var& magnitude, const Tensor& norms, const Tensor& bias,
+Var SetMagnitude(Context& c, Var y, const Var& magnitude, const Tensor& norms, const Var& bias,
                  absl::Span<const TaskSpan> task_spans) {
   const int64_t width = y.columns();
   PERMAFROST_CHECK(magnitude.shape() == (Shape{1, width}) && norms.shape() == (Shape{1, width}) &&
-                   (!bias || bias.count() == width))
+                   (!bias || bias.shape() == (Shape{1, width})))
       << "SetMagnitude: y " << ToString(y.shape()) << ", magnitude " << ToString(magnitude.shape())
       << ", norms " << ToString(norms.shape());
   if (task_spans.empty()) return y;
@@ -110,28 +125,30 @@ Var SetMagnitude(Context& c, Var y, const Var& magnitude, const Tensor& norms, c
   for (int64_t n = 0; n < width; ++n) {
     const double g = static_cast<double>(magnitude.value().f32()[n]) / norms.f32()[n];
     factors.f32()[n] = static_cast<float>(g);
-    if (bias) offset.f32()[n] = static_cast<float>((1 - g) * bias.f32()[n]);
+    if (bias) offset.f32()[n] = static_cast<float>((1 - g) * bias.value().f32()[n]);
   }
   const Var y_slot(Tensor(), y.slot());
-  const bool record = WillRecord(c, {&y_slot, &magnitude});
+  const bool record = WillRecord(c, {&y_slot, &magnitude, &bias});
+  const bool trained = record && magnitude.needs_grad();
   const Tensor spans = SpanTensor(task_spans);
   Saved saved;  // before y is overwritten
-  saved.KeepActivation(c, y.value(), record && magnitude.needs_grad());
-  saved.Keep(norms, record && magnitude.needs_grad());
-  saved.Keep(bias, record && magnitude.needs_grad() && bias);
-  saved.Keep(factors, record && y_slot.needs_grad());
+  saved.KeepActivation(c, y.value(), trained);
+  saved.Keep(norms, trained);
+  saved.Keep(bias.value(), trained && bias);
+  saved.Keep(factors, record && (y_slot.needs_grad() || bias.needs_grad()));
   saved.Keep(spans, record);
   Tensor out = Tensor::Overwritable(y.TakeValue());
   ScaleSpans(c, out, factors, offset, spans);
-  const bool biased = static_cast<bool>(bias);
-  return Record(c, "SetMagnitude", {&y_slot, &magnitude}, std::move(out), std::move(saved),
-                [biased](Context& ctx, const Saved& s, const Tensor& dy, GradSink& g) {
-                  const Tensor span_list = s.tensors()[4];
+  return Record(c, "SetMagnitude", {&y_slot, &magnitude, &bias}, std::move(out), std::move(saved),
+                [](Context& ctx, const Saved& s, const Tensor& dy, GradSink& g) {
+                  const Tensor& span_list = s.tensors()[4];
+                  const Tensor& bias_kept = s.tensors()[2];
+                  const int64_t n = dy.columns();
+                  const Tensor sum = Tensor::Zeros({1, n}, MemoryTag::kWorkspace);  // of dy
+                  if (g.Needs(2) || (g.Needs(1) && bias_kept)) SumSpans(ctx, dy, sum, span_list);
                   if (g.Needs(1)) {
-                    const Tensor kept = s.Get(ctx, 0), norm = s.Get(ctx, 1);
-                    const int64_t n = dy.columns();
+                    const Tensor kept = s.Get(ctx, 0), norm = s.Get(ctx, 1), dm = g.Accumulator(1);
                     const Tensor product = Tensor::Zeros({1, n}, MemoryTag::kWorkspace);
-                    const Tensor sum = Tensor::Zeros({1, n}, MemoryTag::kWorkspace);
                     const Tensor workspace({1, kernels::ColumnSumWorkspace(dy.rows(), n)},
                                            MemoryTag::kWorkspace);
                     ForEachSpan(span_list, [&](int64_t begin, int64_t rows, int64_t) {
@@ -142,20 +159,16 @@ Var SetMagnitude(Context& c, Var y, const Var& magnitude, const Tensor& norms, c
                                                .width = n,
                                                .workspace = workspace.f32()},
                                               ctx.parallel());
-                      if (!biased) return;
-                      kernels::cpu::ColumnSum({.x = dy.row(begin),
-                                               .x_stride = n,
-                                               .out = sum.f32(),
-                                               .rows = rows,
-                                               .width = n,
-                                               .workspace = workspace.f32()},
-                                              ctx.parallel());
                     });
-                    const Tensor dm = g.Accumulator(1);
                     for (int64_t i = 0; i < n; ++i) {
-                      const float shift = biased ? s.tensors()[2].f32()[i] * sum.f32()[i] : 0;
+                      const float shift = bias_kept ? bias_kept.f32()[i] * sum.f32()[i] : 0;
                       dm.f32()[i] += (product.f32()[i] - shift) / norm.f32()[i];
                     }
+                  }
+                  if (g.Needs(2)) {
+                    const Tensor kept = s.Get(ctx, 3), dbias = g.Accumulator(2);
+                    for (int64_t i = 0; i < n; ++i)
+                      dbias.f32()[i] += (1 - kept.f32()[i]) * sum.f32()[i];
                   }
                   if (!g.Needs(0)) return;
                   const Tensor dx = dy.Clone();

@@ -1,7 +1,9 @@
 #include "train_method.h"
 
 #include <algorithm>
+#include <map>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -92,6 +94,39 @@ void AddMethodFlags(CLI::App* app, MethodFlags& f) {
   own(app->add_option("--targets", f.targets,
                       "lora, dora, ia3: module names, e.g. q_proj,v_proj or all-linear"),
       {"lora", "dora", "ia3"});
+  const std::vector<std::string> lora = {"lora", "dora"};
+  own(app->add_option("--exclude", f.exclude, "lora, dora, ia3: module names that are no targets"),
+      {"lora", "dora", "ia3"});
+  own(app->add_option("--layers", f.layers, "lora, dora: numbers of layers, e.g. 0,1,2"), lora);
+  own(app->add_option("--init-lora", f.init_lora,
+                      "lora: start of the factors; gaussian, or from the weights: pissa, olora"),
+      lora)
+      ->check(CLI::IsMember({"default", "gaussian", "pissa", "olora"}))
+      ->capture_default_str();
+  own(app->add_option("--bias", f.bias, "lora, dora: which of the base's biases are trained"), lora)
+      ->check(CLI::IsMember({"none", "all", "lora_only"}))
+      ->capture_default_str();
+  own(app->add_flag("--lora-bias", f.lora_bias, "lora: a bias of B's own"), {"lora"});
+  own(app->add_option("--modules-to-save", f.modules_to_save,
+                      "lora, dora: modules trained as whole copies, e.g. lm_head"),
+      lora);
+  own(app->add_option("--lora-plus-ratio", f.lora_plus_ratio,
+                      "lora, dora: learning rate of B over that of A (LoRA+)"),
+      lora)
+      ->check(Positive())
+      ->capture_default_str();
+}
+
+std::vector<std::string> List(const std::string& names) {
+  return names.empty() ? std::vector<std::string>() : absl::StrSplit(names, ',');
+}
+
+// "0,1,2". False: not whole numbers.
+bool ParseLayers(const std::string& text, std::vector<int>& layers) {
+  for (const std::string& number : List(text)) {
+    if (!absl::SimpleAtoi(number, &layers.emplace_back()) || layers.back() < 0) return false;
+  }
+  return true;
 }
 
 absl::Status CheckMethodFlags(const MethodFlags& f) {
@@ -109,6 +144,10 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
                                        ? "--init-adapter, whose settings are the adapter's own"
                                        : "--method " + f.method));
   }
+  if (std::vector<int> layers; !ParseLayers(f.layers, layers)) {
+    return UsageError(
+        absl::StrCat("--layers: expected layer numbers such as 0,1,2, found ", f.layers));
+  }
   if (f.init == "text" && f.init_text.empty()) {
     return UsageError("--init text: expected the text, --init-text TEXT");
   }
@@ -119,22 +158,35 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
 }
 
 AdapterConfig ConfigOf(const MethodFlags& f, const std::string& model_type) {
-  const std::vector<std::string> targets =
-      f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
+  const std::vector<std::string> targets = List(f.targets);
   AdapterConfig config = FullConfig();
   if (f.method == "lora" || f.method == "dora") {
+    static const std::map<std::string, LoraInit> kInits = {{"default", LoraInit::kDefault},
+                                                           {"gaussian", LoraInit::kGaussian},
+                                                           {"pissa", LoraInit::kPissa},
+                                                           {"olora", LoraInit::kOlora}};
+    static const std::map<std::string, LoraBias> kBiases = {
+        {"none", LoraBias::kNone}, {"all", LoraBias::kAll}, {"lora_only", LoraBias::kLoraOnly}};
     LoraConfig lora;
     lora.dora = f.method == "dora";
     lora.rank = f.rank;
     lora.alpha = f.alpha;
     lora.dropout = f.dropout;
     lora.rslora = f.rslora;
+    lora.init = kInits.at(f.init_lora);
+    lora.bias = kBiases.at(f.bias);
+    lora.lora_bias = f.lora_bias;
+    lora.modules_to_save = List(f.modules_to_save);
     lora.targets.modules = targets.empty() ? DefaultLoraTargets(model_type) : targets;
+    lora.targets.exclude = List(f.exclude);
+    ParseLayers(f.layers, lora.targets.layers);
     config = lora;
   } else if (f.method == "ptuning") {
     config = PTuningConfig{.virtual_tokens = f.virtual_tokens, .encoder_width = f.encoder_width};
   } else if (f.method == "ia3") {
-    config = DefaultIa3Config(model_type, targets);
+    Ia3Config ia3 = DefaultIa3Config(model_type, targets);
+    ia3.targets.exclude = List(f.exclude);
+    config = ia3;
   }
   return config;
 }
@@ -153,7 +205,10 @@ absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64
     PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, InitialPrompt(f, data, s, random));
     return PromptAdapter(0, std::move(prompt));
   }
-  return CreateAdapter(ConfigOf(f, model.info().model_type), 0, c, model, random);
+  PERMAFROST_ASSIGN_OR_RETURN(
+      Adapter adapter, CreateAdapter(ConfigOf(f, model.info().model_type), 0, c, model, random));
+  if (f.lora_plus_ratio != 1) SetLoraPlusRatio(*adapter.method, f.lora_plus_ratio);
+  return adapter;
 }
 
 }  // namespace permafrost

@@ -19,8 +19,9 @@ struct MethodFlags {
   // LoRA, IA3
   int64_t rank = 8;
   double alpha = 16, dropout = 0;
-  bool rslora = false;
-  std::string targets;
+  bool rslora = false, lora_bias = false;
+  std::string targets, exclude, layers, init_lora = "default", bias = "none", modules_to_save;
+  double lora_plus_ratio = 1;
 
   // The flags that some methods have and others do not.
   struct Owned {
@@ -34,7 +35,7 @@ void AddMethodFlags(CLI::App* app, MethodFlags& flags);
 // Errors: neither or both of --method and --init-adapter; a flag of another method.
 absl::Status CheckMethodFlags(const MethodFlags& flags);
 
-// The config of any method but prompt, whose table comes from --init.
+// The config of any method but prompt, whose table comes from --init. CheckMethodFlags has passed.
 AdapterConfig ConfigOf(const MethodFlags& flags, const std::string& model_type);
 
 // A fresh adapter, or the one of --init-adapter. Fills in the settings that were left open.

@@ -60,17 +60,6 @@ def lora_configs(base, shape):
     } | ({} if kind == "t5" else {"embedding-saved": lora(target_modules=[few[0]], modules_to_save=[EMBEDDING[kind]])})
 
 
-def prune(wrapped):
-    """As AdaLoRA's end of training leaves an adapter: some of each module's ranks kept, none of one module's."""
-    pattern = {}
-    for index, (name, p) in enumerate(n for n in wrapped.named_parameters() if "lora_E" in n[0]):
-        keep = [(index + i) % 3 != 0 for i in range(p.shape[0])] if index != 1 else [False] * p.shape[0]
-        with torch.no_grad():
-            p.mul_(torch.tensor(keep).float()[:, None])
-        pattern[name.replace("base_model.model.", "").replace(".default", "")] = keep
-    wrapped.peft_config["default"].rank_pattern = pattern
-
-
 def write_case(name, base, wrapped, lines, folder):
     shutil.rmtree(folder, ignore_errors=True)
     ref.save_adapter(wrapped, folder)
@@ -137,7 +126,7 @@ def main():
                 wrapped = ref.attach(base, config, 1000 + 7 * number + len(kind))
                 write_case(f"{kind} {world}", base, wrapped, lines, os.path.join(args.out, kind, world))
                 if kind == "adalora":
-                    prune(wrapped)
+                    ref.prune_adalora(wrapped)
                     write_case(f"adalora-pruned {world}", base, wrapped, lines, os.path.join(args.out, "adalora-pruned", world))
 
 

@@ -214,6 +214,17 @@ def attach(model, config, seed, scale=None):
     return wrapped
 
 
+def prune_adalora(wrapped):
+    """As AdaLoRA's end of training leaves an adapter: some of each module's ranks kept, none of one module's."""
+    pattern = {}
+    for index, (name, p) in enumerate(n for n in wrapped.named_parameters() if "lora_E" in n[0]):
+        keep = [(index + i) % 3 != 0 for i in range(p.shape[0])] if index != 1 else [False] * p.shape[0]
+        with torch.no_grad():
+            p.mul_(torch.tensor(keep).float()[:, None])
+        pattern[name.replace("base_model.model.", "").replace(".default", "")] = keep
+    wrapped.peft_config["default"].rank_pattern = pattern
+
+
 def adapter_parameters(wrapped):
     """{name in the adapter file: trainable parameter}, in the model's order."""
     found = {}

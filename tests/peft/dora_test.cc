@@ -59,7 +59,7 @@ TEST_P(DoraTest, WithDropoutIsTheEquation) {
   GoldenWorld w = OpenGoldenWorld(GetParam());
   Context& c = *w.context;
   const LinearPlace& place = w.model->linears()[0];
-  const auto dora = DoraPlace::Create(c, *w.model, place);
+  auto dora = DoraPlace::Create(c, *w.model, place);
   ASSERT_TRUE(dora.ok()) << dora.status();
   const Weight& weight = *w.model->tensors()[static_cast<size_t>(place.weight)].weight;
 
@@ -90,7 +90,7 @@ TEST_P(DoraTest, WithDropoutIsTheEquation) {
   c.tape.mode = TapeMode::kRecord;
   // y goes through an op of its own, so that it is no leaf.
   const Var out = dora->Apply(c, p[0].var(), Scale(c, p[1].var(), 1), p[2].var(), p[3].var(),
-                              p[4].var(), options, spans);
+                              p[4].var(), nullptr, options, spans);
   const Tensor value = out.value().Clone();
   Backward(c, out, dy.Clone());
   c.tape.mode = TapeMode::kOff;

@@ -6,6 +6,7 @@
 
 #include "tests/util/golden_forward.h"
 #include "tests/util/golden_world.h"
+#include "tests/util/merged_hooks.h"
 
 namespace permafrost {
 namespace {
@@ -128,27 +129,6 @@ TEST_P(HooksTest, FilesKeepEveryBit) {
     std::filesystem::remove_all(folder);
   }
 }
-
-// Replaces every base tensor by the merged one.
-class Merged : public Hooks {
- public:
-  Merged(Context& c, const Model& model, const Method& method) {
-    std::vector<Tensor> values;
-    for (const BaseTensor& t : model.tensors()) {
-      values.push_back(t.weight != nullptr ? t.weight->ToF32(c) : t.vector.Clone());
-    }
-    EXPECT_TRUE(method.mergeable());
-    method.MergeInto(model, values);
-    for (Tensor& value : values) vars_.emplace_back(std::move(value));
-  }
-  const Tensor& value(TensorId tensor) const { return vars_[static_cast<size_t>(tensor)].value(); }
-  const Var* Replacement(TensorId tensor) const override {
-    return &vars_[static_cast<size_t>(tensor)];
-  }
-
- private:
-  std::vector<Var> vars_;
-};
 
 // One linear, element by element. Both forms add the same products, W x + s B (A x) or
 // (W + s B A) x, in different orders: an output of `in` inputs and rank r differs by at most
