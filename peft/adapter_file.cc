@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/check.h"
@@ -91,11 +92,15 @@ absl::Status ReadParameters(const std::string& path, Method& method) {
   std::set<std::string> used;
   for (Parameter& p : method.parameters()) {
     const TensorView* t = file.Find(p.name());
+    // PEFT's first versions of DoRA wrote the magnitude as a module's weight.
+    if (t == nullptr && absl::EndsWith(p.name(), ".lora_magnitude_vector")) {
+      t = file.Find(p.name() + ".weight");
+    }
     if (t == nullptr) {
       problems.push_back(absl::StrCat("missing ", p.name()));
       continue;
     }
-    used.insert(p.name());
+    used.insert(t->name);
     const std::vector<int64_t> expected = method.FileShape(p);
     if (t->shape != expected) {
       problems.push_back(absl::StrCat(p.name(), ": expected [", absl::StrJoin(expected, ", "),

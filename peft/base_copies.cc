@@ -11,8 +11,9 @@ namespace {
 
 const char kHead[] = "lm_head";
 
-// "a.b.weight" of modules a, a.b: whether one of them ends in `name`.
+// "a.b.weight" of modules a, a.b: whether one of them ends in `name`. An empty name is none.
 bool BelowModule(const std::string& tensor, const std::string& name) {
+  if (name.empty()) return false;
   for (size_t dot = tensor.find('.'); dot != std::string::npos; dot = tensor.find('.', dot + 1)) {
     if (absl::EndsWith(tensor.substr(0, dot), name)) return true;
   }
@@ -31,13 +32,15 @@ absl::Status BaseCopies::AddModules(const std::vector<std::string>& names, Conte
   const bool tied = model.head_tensor() == model.embedding_tensor();
   std::set<std::string> unused(names.begin(), names.end()), leaves;
   if (tied) leaves.insert(kHead);
+  const auto can_copy = [](const BaseTensor& t) { return !t.conv1d && t.name != "shared.weight"; };
+  for (const BaseTensor& t : model.tensors()) {
+    if (can_copy(t)) leaves.insert(Leaf(t.name));
+  }
   for (TensorId id = 0; id < static_cast<TensorId>(model.tensors().size()); ++id) {
     const BaseTensor& t = model.tensors()[static_cast<size_t>(id)];
-    const bool copied = !t.conv1d && t.name != "shared.weight";
-    if (copied) leaves.insert(Leaf(t.name));
     for (const std::string& name : names) {
       if (!BelowModule(t.name, name)) continue;
-      if (!copied) {
+      if (!can_copy(t)) {
         return absl::InvalidArgumentError(absl::StrCat(
             "modules_to_save ", name, ": ", t.name,
             t.conv1d ? " is stored transposed and cannot be trained as a whole"
@@ -54,7 +57,7 @@ absl::Status BaseCopies::AddModules(const std::vector<std::string>& names, Conte
     }
   }
   for (const std::string& name : names) {
-    if (!tied || !absl::EndsWith(kHead, name)) continue;
+    if (!tied || name.empty() || !absl::EndsWith(kHead, name)) continue;
     unused.erase(name);
     if (Find(kTiedHead) != nullptr) continue;
     const Parameter& p =

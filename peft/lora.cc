@@ -138,7 +138,7 @@ absl::Status Lora::AddPair(const LoraConfig& config, Context& c, const Model& mo
     PERMAFROST_ASSIGN_OR_RETURN(DoraPlace dora, DoraPlace::Create(c, model, place));
     const Tensor norms = dora.Norms(c, fresh.a, fresh.b, pair.options.scale);
     pair.dora = Dora{std::move(dora), parameters_.size(), place.bias};
-    parameters_.Add(name + ".lora_magnitude_vector", norms);
+    parameters_.Add(name + ".lora_magnitude_vector", norms.Clone());
   }
   pairs_[static_cast<size_t>(place.index)] = std::move(pair);
   return absl::OkStatus();

@@ -2,6 +2,11 @@
 // held constant. What it computes without dropout is compared with PEFT in golden_variant_test.
 #include "peft/dora.h"
 
+#include <unistd.h>
+
+#include <filesystem>
+#include <functional>
+
 #include "tests/util/golden_world.h"
 
 namespace permafrost {
@@ -137,6 +142,75 @@ TEST_P(DoraTest, WithDropoutIsTheEquation) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, DoraTest, testing::Values("llama-1", "gpt2-1", "t5-v1_1-1"));
+
+// The tensors of a safetensors file in f32, changed by `change` and written to `to`.
+void Rewrite(const std::string& from, const std::string& to,
+             const std::function<void(std::string& name, std::vector<float>& values)>& change) {
+  const auto file = SafetensorsFile::Open(from);
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::vector<std::string> names;
+  std::vector<std::vector<float>> values;
+  for (const TensorView& t : file->tensors()) {
+    names.push_back(t.name);
+    values.emplace_back(static_cast<size_t>(t.num_elements()));
+    ASSERT_TRUE(ReadAsF32(t, 0, absl::MakeSpan(values.back())).ok());
+    change(names.back(), values.back());
+  }
+  std::vector<TensorView> views;
+  for (size_t i = 0; i < names.size(); ++i) {
+    views.push_back(F32View(names[i], file->tensors()[i].shape, values[i]));
+  }
+  ASSERT_TRUE(WriteSafetensors(to, views).ok());
+}
+
+class DoraFiles : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::filesystem::remove_all(folder_);
+    std::filesystem::copy(PERMAFROST_GOLDEN "/models/llama-1", folder_ + "/base",
+                          std::filesystem::copy_options::recursive);
+    std::filesystem::copy(adapter_, folder_ + "/adapter");
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  Context c_;
+  const std::string folder_ = absl::StrCat(testing::TempDir(), "/dora_files_", getpid()),
+                    adapter_ = PERMAFROST_GOLDEN "/adapters/dora/llama-1";
+};
+
+// A row of zeros has no direction: PEFT would divide zero by zero.
+TEST_F(DoraFiles, ARowOfZerosIsRefused) {
+  const std::string module = "model.layers.1.mlp.up_proj";
+  Rewrite(PERMAFROST_GOLDEN "/models/llama-1/model.safetensors",
+          folder_ + "/base/model.safetensors", [&](std::string& name, std::vector<float>& values) {
+            if (name == module + ".weight") std::fill_n(values.begin() + 2 * 30, 30, 0.0f);
+          });
+  const auto model = OpenModel(c_, folder_ + "/base");
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto adapter = LoadAdapter(folder_ + "/adapter", 0, c_, **model);
+  ASSERT_FALSE(adapter.ok());
+  const std::string message(adapter.status().message());
+  EXPECT_NE(message.find(module), std::string::npos) << message;
+  EXPECT_NE(message.find("output 2"), std::string::npos) << message;
+}
+
+TEST_F(DoraFiles, OlderNamesOfTheMagnitude) {
+  Rewrite(adapter_ + "/adapter_model.safetensors", folder_ + "/adapter/adapter_model.safetensors",
+          [](std::string& name, std::vector<float>&) {
+            if (name.ends_with("magnitude_vector")) name += ".weight";
+          });
+  const auto model = OpenModel(c_, folder_ + "/base");
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto old = LoadAdapter(folder_ + "/adapter", 0, c_, **model);
+  const auto now = LoadAdapter(adapter_, 0, c_, **model);
+  ASSERT_TRUE(old.ok()) << old.status();
+  ASSERT_TRUE(now.ok()) << now.status();
+  for (size_t i = 0; i < now->method->parameters().size(); ++i) {
+    const Tensor &a = old->method->parameters()[i].value(),
+                 &b = now->method->parameters()[i].value();
+    EXPECT_TRUE(std::equal(a.values().begin(), a.values().end(), b.values().begin()));
+  }
+}
 
 // Merged weights have the trained magnitudes as their rows' norms.
 TEST(Dora, MergedRowsHaveTheirMagnitudes) {

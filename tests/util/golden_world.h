@@ -41,6 +41,11 @@ inline const std::vector<std::string>& MethodNames() {
                                                   "dora",   "ia3",     "full"};
   return kNames;
 }
+// A LoRA that starts from the base's weights, and one with all that it can train beside linears.
+inline const std::vector<std::string>& LoraFormNames() {
+  static const std::vector<std::string> kNames = {"lora-pissa", "lora-everything"};
+  return kNames;
+}
 inline AdapterConfig ConfigNamed(const std::string& method, const std::string& model_type) {
   if (method == "prompt") return PromptConfig(5);
   if (method == "ptuning") return PTuningConfig{.virtual_tokens = 5, .encoder_width = 7};
@@ -49,6 +54,12 @@ inline AdapterConfig ConfigNamed(const std::string& method, const std::string& m
   LoraConfig lora = LoraConfigOf({"all-linear"}, 3);
   lora.dropout = 0.1;
   lora.dora = method == "dora";
+  if (method == "lora-pissa") lora.init = LoraInit::kPissa;
+  if (method == "lora-everything") {
+    lora.targets.modules.push_back(model_type == "gpt2" ? "wte" : "embed_tokens");
+    lora.bias = LoraBias::kAll;
+    lora.modules_to_save = {"lm_head", model_type == "gpt2" ? "ln_f" : "norm"};
+  }
   return lora;
 }
 
