@@ -167,6 +167,7 @@ class DoraFiles : public testing::Test {
  protected:
   void SetUp() override {
     std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
     std::filesystem::copy(PERMAFROST_GOLDEN "/models/llama-1", folder_ + "/base",
                           std::filesystem::copy_options::recursive);
     std::filesystem::copy(adapter_, folder_ + "/adapter");
