@@ -45,6 +45,7 @@ double DefaultRate(const AdapterConfig& config, bool adafactor) {
   if (std::holds_alternative<PromptTuningConfig>(config)) return adafactor ? 0.3 : 0.03;
   if (std::holds_alternative<PTuningConfig>(config)) return 1e-3;
   if (std::holds_alternative<LoraConfig>(config)) return 1e-3;
+  if (std::holds_alternative<AdaLoraConfig>(config)) return 1e-3;
   if (std::holds_alternative<Ia3Config>(config)) return 3e-3;
   if (std::holds_alternative<PrefixTuningConfig>(config)) return 1e-2;
   if (std::holds_alternative<BottleneckConfig>(config)) return 1e-3;
@@ -106,6 +107,13 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"rslora", m.rslora},
           {"targets", m.targets},
           {"modules", ModuleSettings(m.modules)},
+          {"exclude", m.exclude},
+          {"layers", m.layers},
+          {"init_lora", m.init_lora},
+          {"bias", m.bias},
+          {"lora_bias", m.lora_bias},
+          {"modules_to_save", m.modules_to_save},
+          {"lora_plus_ratio", m.lora_plus_ratio},
           {"steps", f.steps},
           {"epochs", f.epochs},
           {"batch_size", f.batch_size},
