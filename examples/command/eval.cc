@@ -64,7 +64,7 @@ absl::Status GenerationMetrics(const AnswerFlags& flags, AnswerSession& s, Evalu
   return absl::OkStatus();
 }
 
-// The mean of the members' losses, and the metrics of their mean probabilities.
+// The mean of the members' losses, and the metrics of their common answers.
 Evaluation EvaluateEnsemble(const AnswerFlags& flags, AnswerSession& s) {
   Evaluation e;
   const double members = static_cast<double>(s.adapters.size());
@@ -77,8 +77,8 @@ Evaluation EvaluateEnsemble(const AnswerFlags& flags, AnswerSession& s) {
         members;
   }
   std::vector<int> predictions;
-  for (const std::vector<double>& p : LabelProbabilities(flags, s)) {
-    predictions.push_back(BestChoice(p));
+  for (const EnsembleAnswer& answer : LabelAnswers(flags, s)) {
+    predictions.push_back(answer.choice);
   }
   e.metrics = ComputeMetrics(s.data.metrics, predictions, s.data.labels,
                              static_cast<int>(s.data.label_words.size()));
@@ -86,12 +86,12 @@ Evaluation EvaluateEnsemble(const AnswerFlags& flags, AnswerSession& s) {
 }
 
 absl::Status RunEval(const EvalFlags& flags) {
-  if (flags.generate && flags.answers.ensemble) {
+  if (flags.generate && !flags.answers.ensemble.empty()) {
     return UsageError("expected one of --generate and --ensemble, found both");
   }
   PERMAFROST_ASSIGN_OR_RETURN(AnswerSession s, OpenAnswers(flags.answers, Labels::kRequired));
   Evaluation e;
-  if (flags.answers.ensemble) {
+  if (!flags.answers.ensemble.empty()) {
     e = EvaluateEnsemble(flags.answers, s);
   } else {
     EvaluationSet set =
