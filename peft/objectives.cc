@@ -138,34 +138,32 @@ std::vector<TextWindow> CutTextIntoWindows(absl::Span<const int32_t> ids, int64_
 
 absl::Status CheckObjective(const ObjectiveConfig& config, const std::string& model_type) {
   if (config.objective == Objective::kLanguageModel && config.encoder_decoder) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "causal language modelling: expected a decoder base, found ", model_type,
-        ", whose encoder needs an input; use prefix language modelling or span corruption"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected a decoder base, found ", model_type,
+                     ", whose encoder needs an input; use prefix language modelling"));
   }
   if (config.objective == Objective::kSpanCorruption) {
     if (!config.encoder_decoder) {
       return absl::InvalidArgumentError(
-          absl::StrCat("span corruption: expected an encoder-decoder base (t5), found ", model_type,
+          absl::StrCat("expected an encoder-decoder base (t5), found ", model_type,
                        "; use causal or prefix language modelling"));
     }
     if (config.sentinels.size() < 2) {
       return absl::InvalidArgumentError(
-          "span corruption: expected a vocabulary with <extra_id_0>, <extra_id_1>, ..., found none "
-          "in the base's tokenizer");
+          "expected <extra_id_0>, <extra_id_1>, ... in the base's tokenizer, found none");
     }
     if (!(config.spans.density > 0 && config.spans.density < 1)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("span corruption: expected a noise density above 0 and below 1, found ",
-                       config.spans.density));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "expected a noise density above 0 and below 1, found ", config.spans.density));
     }
     if (!(config.spans.mean_span >= 1)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "span corruption: expected a mean span of at least 1, found ", config.spans.mean_span));
+      return absl::InvalidArgumentError(
+          absl::StrCat("expected a mean span of at least 1, found ", config.spans.mean_span));
     }
   }
   if (config.encoder_decoder && !config.end_token.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(model_type, ": expected an end token for inputs and targets, found none"));
+    return absl::InvalidArgumentError(absl::StrCat("expected an end token of the ", model_type,
+                                                   " base for inputs and targets, found none"));
   }
   return absl::OkStatus();
 }
@@ -181,10 +179,9 @@ TokenLine MakeObjectiveLine(const ObjectiveConfig& config, const TextWindow& win
     line.input_ids = std::move(text.input);
     line.labels = std::move(text.target);
   } else {
-    const auto split =
-        ids.begin() + (config.objective == Objective::kPrefixLanguageModel
-                           ? RandomPrefixLength(length, random)
-                           : window.context);
+    const auto split = ids.begin() + (config.objective == Objective::kPrefixLanguageModel
+                                          ? RandomPrefixLength(length, random)
+                                          : window.context);
     if (!config.encoder_decoder) {
       line.input_ids = ids;
       line.labels.assign(static_cast<size_t>(split - ids.begin()), kIgnoredLabel);

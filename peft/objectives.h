@@ -82,7 +82,7 @@ struct ObjectiveConfig {
   Objective objective = Objective::kLanguageModel;
   bool encoder_decoder = false;
   SpanCorruption spans;
-  std::vector<int32_t> sentinels;   // of span corruption: <extra_id_0>, <extra_id_1>, ...
+  std::vector<int32_t> sentinels;    // of span corruption: <extra_id_0>, <extra_id_1>, ...
   std::optional<int32_t> end_token;  // T5: what input and target end with
 };
 

@@ -14,6 +14,7 @@
 #include "peft/p_tuning.h"
 #include "peft/prompt_init.h"
 #include "peft/prompt_tuning.h"
+#include "peft/shots.h"
 #include "peft/trainer.h"
 
 #endif  // PERMAFROST_PEFT_PEFT_H_

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
 #include "nlohmann/json.hpp"
+#include "objectives.h"
 #include "peft/metrics.h"
 #include "predictions.h"
 
@@ -41,11 +42,11 @@ absl::StatusOr<double> ExactMatch(const AnswerFlags& flags, AnswerSession& s) {
   double equal = 0;
   for (size_t i = 0; i < s.data.lines.size(); ++i) {
     PERMAFROST_ASSIGN_OR_RETURN(const GeneratedText answer, GenerateAnswer(flags, s, i));
-    std::vector<int> target;
+    std::vector<int32_t> target;
     for (int32_t label : s.data.lines[i].labels) {
       if (label != kIgnoredLabel) target.push_back(label);
     }
-    equal += Trimmed(answer.text) == Trimmed(s.session.tokenizer->Decode(target, true));
+    equal += Trimmed(answer.text) == Trimmed(AnswerText(std::move(target), s));
   }
   return equal / static_cast<double>(s.data.lines.size());
 }
@@ -89,6 +90,12 @@ absl::Status RunEval(const EvalFlags& flags) {
   if (flags.generate && !flags.answers.ensemble.empty()) {
     return UsageError("expected one of --generate and --ensemble, found both");
   }
+  PERMAFROST_RETURN_IF_ERROR(CheckObjectiveFlags(flags.answers.data));
+  const std::string& objective = flags.answers.data.objective.objective;
+  if (flags.generate && objective != "supervised") {
+    return UsageError(
+        absl::StrCat("--generate: expected --objective supervised, found ", objective));
+  }
   PERMAFROST_ASSIGN_OR_RETURN(AnswerSession s, OpenAnswers(flags.answers, Labels::kRequired));
   Evaluation e;
   if (!flags.answers.ensemble.empty()) {
@@ -122,6 +129,7 @@ void AddEval(Commands& commands) {
   CLI::App* app = commands.Add("eval", "Metric and loss of a base and adapter on a data file",
                                [flags] { return RunEval(*flags); });
   AddAnswerFlags(app, flags->answers);
+  AddObjectiveFlags(app, flags->answers.data.objective);
   app->add_flag("--generate", flags->generate,
                 "metrics of greedily generated text: of label words, or exact match");
   app->add_flag("--json", flags->json, "one JSON object");

@@ -1,6 +1,8 @@
 // permafrost neighbors: the vocabulary pieces next to each virtual token of a soft prompt, and how
 // they cluster (Lester et al. 2021, section 7: learned tokens have semantically close neighbours,
 // and several tokens share them).
+#include "peft/neighbors.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <map>
@@ -14,7 +16,6 @@
 #include "io/json.h"
 #include "nlohmann/json.hpp"
 #include "peft/adapter_file.h"
-#include "peft/neighbors.h"
 
 namespace permafrost {
 namespace {
@@ -92,8 +93,7 @@ void PrintText(const std::vector<TokenNeighbors>& all, const Clusters& cosine,
   PrintClusters("by distance", "distance", euclidean, all.size(), names);
 }
 
-nlohmann::ordered_json NeighborsJson(const std::vector<Neighbor>& best,
-                                     const Names& names) {
+nlohmann::ordered_json NeighborsJson(const std::vector<Neighbor>& best, const Names& names) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const Neighbor& n : best) {
     list.push_back({{"id", n.id}, {"piece", names.Piece(n.id)}, {"value", n.value}});
@@ -112,7 +112,8 @@ nlohmann::ordered_json ClustersJson(const Clusters& clusters, const char* mean,
 }
 
 void PrintJson(const std::vector<TokenNeighbors>& all, const Clusters& cosine,
-               const Clusters& euclidean, const Names& names, const std::optional<std::string>& text) {
+               const Clusters& euclidean, const Names& names,
+               const std::optional<std::string>& text) {
   nlohmann::ordered_json tokens = nlohmann::ordered_json::array();
   for (const TokenNeighbors& token : all) {
     tokens.push_back({{"index", tokens.size()},
@@ -120,11 +121,12 @@ void PrintJson(const std::vector<TokenNeighbors>& all, const Clusters& cosine,
                       {"cosine", NeighborsJson(token.cosine, names)},
                       {"euclidean", NeighborsJson(token.euclidean, names)}});
   }
-  nlohmann::ordered_json object = {{"virtual_tokens", all.size()},
-                                   {"tokens", std::move(tokens)},
-                                   {"clusters",
-                                    {{"cosine", ClustersJson(cosine, "mean_cosine", names)},
-                                     {"euclidean", ClustersJson(euclidean, "mean_distance", names)}}}};
+  nlohmann::ordered_json object = {
+      {"virtual_tokens", all.size()},
+      {"tokens", std::move(tokens)},
+      {"clusters",
+       {{"cosine", ClustersJson(cosine, "mean_cosine", names)},
+        {"euclidean", ClustersJson(euclidean, "mean_distance", names)}}}};
   if (text.has_value()) object["text"] = *text;
   std::printf("%s\n",
               object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
@@ -140,8 +142,7 @@ absl::Status RunNeighbors(const NeighborsFlags& f) {
                                                    MethodTitle(adapter.config),
                                                    "; only a prompt has virtual tokens"));
   }
-  const std::vector<TokenNeighbors> all =
-      FindNeighbors(c, *session.model, method->prompt(), f.top);
+  const std::vector<TokenNeighbors> all = FindNeighbors(c, *session.model, method->prompt(), f.top);
   const std::vector<int32_t> nearest =
       NearestIds(all, f.nearness == "cosine" ? Nearness::kCosine : Nearness::kEuclidean);
   std::optional<std::string> text;

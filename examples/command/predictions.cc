@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "engine/check.h"
 #include "models/generate.h"
+#include "shots.h"
 
 namespace permafrost {
 namespace {
@@ -24,6 +26,7 @@ void AddAnswerFlags(CLI::App* app, AnswerFlags& flags) {
   AddBaseFlags(app, flags.base);
   AddAdapterFlag(app, flags.adapters);
   AddDataFlags(app, flags.data);
+  AddShotFlags(app, flags.data);
   app->add_option("--data", flags.data_path, "data file")->required();
   app->add_option("--score", flags.score,
                   "score of a label word: sum, mean or first of its tokens' log-probabilities")
@@ -46,6 +49,11 @@ void AddAnswerFlags(CLI::App* app, AnswerFlags& flags) {
 absl::StatusOr<AnswerSession> OpenAnswers(const AnswerFlags& flags, Labels labels) {
   if (!flags.ensemble.empty() && flags.adapters.empty()) {
     return UsageError("--ensemble: expected adapters (--adapter NAME=DIR), found none");
+  }
+  if (flags.data.target_format == "sentinel" && flags.score != "sum") {
+    return UsageError(absl::StrCat(
+        "--score ", flags.score,
+        ": expected sum with --target-format sentinel, whose first token is the same for all"));
   }
   AnswerSession s;
   PERMAFROST_ASSIGN_OR_RETURN(s.session, OpenSession(flags.base));
@@ -83,6 +91,14 @@ std::vector<EnsembleAnswer> LabelAnswers(const AnswerFlags& flags, AnswerSession
   return answers;
 }
 
+std::string AnswerText(std::vector<int32_t> ids, const AnswerSession& s) {
+  const std::vector<int32_t>& start = s.data.target_start;
+  if (!start.empty() && absl::MakeSpan(ids).subspan(0, start.size()) == absl::MakeSpan(start)) {
+    ids.erase(ids.begin(), ids.begin() + static_cast<long>(start.size()));
+  }
+  return s.session.tokenizer->Decode(ids, true);
+}
+
 absl::StatusOr<GeneratedText> GenerateAnswer(const AnswerFlags& flags, AnswerSession& s, size_t i) {
   const TokenLine& line = s.data.lines[i];
   GeneratedText answer;
@@ -90,7 +106,7 @@ absl::StatusOr<GeneratedText> GenerateAnswer(const AnswerFlags& flags, AnswerSes
                               Generate(*s.session.context, *s.session.model, s.adapters, line.task,
                                        InputIds(line, s.session.model->info().encoder_decoder),
                                        {.max_new_tokens = flags.max_new_tokens}, nullptr));
-  if (s.session.tokenizer != nullptr) answer.text = s.session.tokenizer->Decode(answer.ids, true);
+  if (s.session.tokenizer != nullptr) answer.text = AnswerText(answer.ids, s);
   return answer;
 }
 

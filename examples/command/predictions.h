@@ -35,6 +35,10 @@ absl::StatusOr<AnswerSession> OpenAnswers(const AnswerFlags& flags, Labels label
 // --ensemble each line runs with every adapter in the same batch and their answers are combined.
 std::vector<EnsembleAnswer> LabelAnswers(const AnswerFlags& flags, AnswerSession& s);
 
+// The text of generated or target ids, without special tokens and without what every target starts
+// with. Needs a tokenizer.
+std::string AnswerText(std::vector<int32_t> ids, const AnswerSession& s);
+
 struct GeneratedText {
   std::string text;  // empty without a tokenizer
   std::vector<int32_t> ids;
