@@ -31,12 +31,14 @@ std::vector<int64_t> SplitByShares(int64_t total, absl::Span<const double> share
 std::vector<int64_t> ProportionalQuotas(absl::Span<const int64_t> lines, int64_t cap,
                                         double temperature) {
   std::vector<int64_t> capped;
-  std::vector<double> shares;
-  for (const int64_t count : lines) {
-    capped.push_back(cap > 0 ? std::min(count, cap) : count);
-    shares.push_back(std::pow(static_cast<double>(capped.back()), 1 / temperature));
-  }
+  for (const int64_t count : lines) capped.push_back(cap > 0 ? std::min(count, cap) : count);
   if (temperature == 1) return capped;
+  // Relative to the largest, which keeps a small temperature's powers finite.
+  const double largest = static_cast<double>(*std::max_element(capped.begin(), capped.end()));
+  std::vector<double> shares;
+  for (const int64_t count : capped) {
+    shares.push_back(std::pow(static_cast<double>(count) / largest, 1 / temperature));
+  }
   return SplitByShares(std::accumulate(capped.begin(), capped.end(), int64_t{0}), shares);
 }
 

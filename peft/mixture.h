@@ -30,8 +30,8 @@ struct MixturePart {
 std::vector<int64_t> ProportionalQuotas(absl::Span<const int64_t> lines, int64_t cap,
                                         double temperature);
 
-// `total` split in proportion to `shares` (finite, above 0) by largest remainders, the first part
-// on ties; then at least 1 each.
+// `total` split in proportion to `shares` (not negative, of a finite sum above 0) by largest
+// remainders, the first part on ties; then at least 1 each.
 std::vector<int64_t> SplitByShares(int64_t total, absl::Span<const double> shares);
 
 // A line of all parts' lines, and for the how-manyth time its part comes around (from 0).

@@ -310,6 +310,13 @@ Score ScoreOf(const std::string& name) {
   return name == "mean" ? Score::kMean : name == "first" ? Score::kFirst : Score::kSum;
 }
 
+absl::Status CheckScore(const std::string& name, const DataFlags& flags) {
+  if (flags.target_format == "plain" || name == "sum") return absl::OkStatus();
+  return UsageError(absl::StrCat("--score ", name,
+                                 ": expected sum with --target-format sentinel, whose first token "
+                                 "is the same for all label words"));
+}
+
 EvaluationSet MakeEvaluationSet(const LoadedData& data, Score score, int64_t batch_size) {
   return {data.lines, data.choices, data.labels, data.metrics, score, batch_size};
 }

@@ -70,6 +70,8 @@ std::vector<int32_t> SentinelIds(const Session& session);
 
 // The value of --score: sum, mean or first.
 Score ScoreOf(const std::string& name);
+// Usage error: another score than sum, where all label words start with the same sentinel.
+absl::Status CheckScore(const std::string& name, const DataFlags& flags);
 
 EvaluationSet MakeEvaluationSet(const LoadedData& data, Score score, int64_t batch_size);
 

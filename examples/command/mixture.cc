@@ -77,8 +77,8 @@ absl::Status ReadChoice(const JsonFields& fields, const char* key,
 absl::Status ReadPositive(const JsonFields& fields, const char* key, std::optional<double>& value) {
   if (!fields.Has(key)) return absl::OkStatus();
   PERMAFROST_ASSIGN_OR_RETURN(value, fields.Double(key));
-  if (*value > 0) return absl::OkStatus();
-  return PartError(fields.source(), key, "a number above 0", absl::StrCat(*value));
+  if (*value > 0 && *value <= 1e9) return absl::OkStatus();
+  return PartError(fields.source(), key, "a number above 0, at most 1e9", absl::StrCat(*value));
 }
 
 absl::StatusOr<PartSource> ReadPart(const nlohmann::json& part, const std::string& where,

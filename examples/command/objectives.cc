@@ -111,13 +111,13 @@ absl::StatusOr<int64_t> WindowLength(const DataFlags& flags, const ObjectiveConf
   } else if (config.encoder_decoder && input > 0) {
     window = input - 1;  // the end token
   }
-  const int64_t least = config.objective == Objective::kLanguageModel ? 2 : 1;
+  constexpr int64_t kLeast = 2;  // one token has neither two parts nor a part that is noise
   const bool limited =
       input > 0 || info.max_positions > 0 || config.objective == Objective::kSpanCorruption;
-  if (limited && window < least) {
+  if (limited && window < kLeast) {
     return absl::InvalidArgumentError(
         absl::StrCat("--objective ", flags.objective.objective, ": expected room for at least ",
-                     least, " tokens of text in a window, found ", std::max<int64_t>(window, 0),
+                     kLeast, " tokens of text in a window, found ", std::max<int64_t>(window, 0),
                      "; use a larger --max-tokens, or fewer virtual tokens"));
   }
   return window;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
 #include "engine/check.h"
 #include "models/generate.h"
 #include "shots.h"
@@ -50,11 +49,7 @@ absl::StatusOr<AnswerSession> OpenAnswers(const AnswerFlags& flags, Labels label
   if (!flags.ensemble.empty() && flags.adapters.empty()) {
     return UsageError("--ensemble: expected adapters (--adapter NAME=DIR), found none");
   }
-  if (flags.data.target_format == "sentinel" && flags.score != "sum") {
-    return UsageError(absl::StrCat(
-        "--score ", flags.score,
-        ": expected sum with --target-format sentinel, whose first token is the same for all"));
-  }
+  PERMAFROST_RETURN_IF_ERROR(CheckScore(flags.score, flags.data));
   AnswerSession s;
   PERMAFROST_ASSIGN_OR_RETURN(s.session, OpenSession(flags.base));
   PERMAFROST_ASSIGN_OR_RETURN(s.adapters, OpenAdapters(flags.adapters, s.session));

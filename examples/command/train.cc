@@ -215,6 +215,7 @@ absl::Status CheckDataFlags(const TrainFlags& f) {
   if (f.mixture.file.empty() && (f.mixture.cap > 0 || f.mixture.temperature != 1)) {
     return UsageError("--mixture-cap and --mixture-temperature: expected with --mixture FILE");
   }
+  PERMAFROST_RETURN_IF_ERROR(CheckScore(f.score, f.data));
   return CheckObjectiveFlags(f.data);
 }
 
