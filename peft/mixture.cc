@@ -35,10 +35,10 @@ std::vector<int64_t> ProportionalQuotas(absl::Span<const int64_t> lines, int64_t
   if (temperature == 1) return capped;
   // Relative to the largest, which keeps a small temperature's powers finite.
   const double largest = static_cast<double>(*std::max_element(capped.begin(), capped.end()));
-  std::vector<double> shares;
-  for (const int64_t count : capped) {
-    shares.push_back(std::pow(static_cast<double>(count) / largest, 1 / temperature));
-  }
+  std::vector<double> shares(capped.size());
+  std::transform(capped.begin(), capped.end(), shares.begin(), [&](int64_t count) {
+    return std::pow(static_cast<double>(count) / largest, 1 / temperature);
+  });
   return SplitByShares(std::accumulate(capped.begin(), capped.end(), int64_t{0}), shares);
 }
 

@@ -94,6 +94,7 @@ std::vector<TokenNeighbors> FindNeighbors(Context& c, const Model& model, const 
     });
   }
   std::vector<TokenNeighbors> result;
+  result.reserve(best.size());
   for (const BestOfToken& token : best) {
     result.push_back({token.norm, token.cosine.entries(), token.euclidean.entries()});
   }

@@ -162,6 +162,7 @@ std::vector<int64_t> Quotas(const std::vector<PartSource>& sources,
                             const std::vector<int64_t>& lines, const MixtureFlags& f) {
   if (sources[0].rate == 0) return ProportionalQuotas(lines, f.cap, f.temperature);
   std::vector<double> rates;
+  rates.reserve(sources.size());
   for (const PartSource& source : sources) rates.push_back(source.rate);
   return SplitByShares(std::accumulate(lines.begin(), lines.end(), int64_t{0}), rates);
 }
