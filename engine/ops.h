@@ -54,8 +54,9 @@ Var PutRows(Context& c, Var x, const Var& rows, absl::Span<const TaskSpan> spans
 // ||W_n||^2 of each output n of a frozen weight, f64.
 std::vector<double> SquaredRowNorms(Context& c, const Weight& w);
 // ||W_n + scale (B A)_n|| of each output n, [1, N], without the sum W + B A: `squares` (of
-// SquaredRowNorms) + 2 scale (W A^T)_n . B_n + scale^2 B_n (A A^T) B_n^T, added in f64. A [r, D], B
-// [N, r]. A constant: DoRA's gradient takes it as one (Liu et al. 2024, section 4.3).
+// SquaredRowNorms) + 2 scale (W A^T)_n . B_n + scale^2 B_n (A A^T) B_n^T, added in f64 (a bf16
+// weight takes A rounded to bf16). A [r, D], B [N, r]. A constant: DoRA's gradient takes it as one
+// (Liu et al. 2024, section 4.3).
 Tensor ChangedRowNorms(Context& c, const Weight& w, absl::Span<const double> squares,
                        const Tensor& a, const Tensor& b, float scale);
 // y + (magnitude / norms - 1) (y - bias) on the rows of `spans`; magnitude, norms and bias (may be

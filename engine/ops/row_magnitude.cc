@@ -2,6 +2,7 @@
 // change, and outputs rescaled to a trained magnitude.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "engine/check.h"
 #include "engine/ops.h"
@@ -66,8 +67,7 @@ std::vector<double> SquaredRowNorms(Context& c, const Weight& w) {
   std::vector<int32_t> ids;
   for (int64_t begin = 0; begin < w.outputs(); begin += kRows) {
     ids.resize(static_cast<size_t>(std::min(kRows, w.outputs() - begin)));
-    for (size_t i = 0; i < ids.size(); ++i)
-      ids[i] = static_cast<int32_t>(begin) + static_cast<int32_t>(i);
+    std::iota(ids.begin(), ids.end(), static_cast<int32_t>(begin));
     const Tensor rows = w.Rows(c, ids);
     for (int64_t i = 0; i < rows.rows(); ++i) {
       squares[static_cast<size_t>(begin + i)] = kernels::cpu::SumOfSquares(rows.row(i), w.inputs());
@@ -87,16 +87,16 @@ Tensor ChangedRowNorms(Context& c, const Weight& w, absl::Span<const double> squ
   const Tensor wa = Linear(c, Var(a), w).value();  // [r, N]
   Tensor aa({rank, rank}, MemoryTag::kWorkspace);
   MatMulInto(c, {a}, {a, true}, aa, 1, Write::kOverwrite);
+  Tensor baa({outputs, rank}, MemoryTag::kWorkspace);
+  MatMulInto(c, {b}, {aa}, baa, 1, Write::kOverwrite);
   Tensor norms({1, outputs});
   const double s = static_cast<double>(scale);
   for (int64_t n = 0; n < outputs; ++n) {
-    const float* bn = b.row(n);
+    const float *bn = b.row(n), *baan = baa.row(n);
     double cross = 0, own = 0;
     for (int64_t r = 0; r < rank; ++r) {
       cross += static_cast<double>(wa.row(r)[n]) * bn[r];
-      double inner = 0;
-      for (int64_t t = 0; t < rank; ++t) inner += static_cast<double>(aa.row(r)[t]) * bn[t];
-      own += inner * bn[r];
+      own += static_cast<double>(baan[r]) * bn[r];
     }
     const double base = squares[static_cast<size_t>(n)];
     double square = base + 2 * s * cross + s * s * own;

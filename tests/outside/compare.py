@@ -245,7 +245,7 @@ def check_roundtrip(command, world, report):
                             ("prompt-vocab", {"method": "prompt", "virtual-tokens": 6, "init": "vocab"}),
                             ("lora", {"method": "lora", "rank": 3, "alpha": 5, "targets": targets}),
                             ("dora", {"method": "dora", "rank": 3, "alpha": 5, "targets": targets}),
-                            ("lora-plus", {"method": "lora", "rank": 2, "targets": targets, "lora-plus-ratio": 3, "init-lora": "gaussian"}),
+                            ("lora-plus", {"method": "lora", "rank": 2, "targets": targets, "lora-plus-ratio": 0.5, "init-lora": "gaussian"}),
                             ("pissa", {"method": "lora", "rank": 3, "targets": targets, "init-lora": "pissa"}),
                             ("olora", {"method": "lora", "rank": 3, "targets": targets, "init-lora": "olora"}),
                             ("bias", {"method": "lora", "rank": 2, "targets": targets, "bias": "all"}),
