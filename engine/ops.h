@@ -29,13 +29,21 @@ Var MatMulTransposed(Context& c, const Var& x, const Var& w);
 // y[:, :] += bias [1, N].
 Var AddBias(Context& c, Var y, const Var& bias);
 
+// Which elements a dropout drops: a function of these and of (row, column), never stored.
+struct DropoutMask {
+  uint64_t seed = 0;
+  uint32_t step = 0;
+  uint32_t place = 0;
+};
+
 // y += scale * gate_i * dropout(x) A^T B^T on the rows i of `spans` (LoRA, Hu et al. 2021, eq. 3).
 // A [r, D], B [N, r], gate [R, 1] or empty for 1. Saves x, and the r-wide product of those rows.
-// `place` identifies the dropout mask.
+// The mask counts the rows of
+// `spans` from 0, so that it does not depend on the rest of the batch.
 struct LowRank {
   float scale = 1;
   float dropout = 0;
-  uint32_t place = 0;
+  DropoutMask mask;
 };
 Var AddLowRank(Context& c, Var y, const Var& x, const Var& a, const Var& b, const LowRank& options,
                absl::Span<const TaskSpan> spans, const Var& gate = {});
@@ -150,7 +158,7 @@ Var PooledGate(Context& c, const Var& logits, const Pooling& pooling,
                const RunningSums* earlier = nullptr);
 
 // dropout(x) with inverted scaling; the identity unless c.training. Saves nothing.
-Var Dropout(Context& c, Var x, float rate, uint32_t place);
+Var Dropout(Context& c, Var x, float rate, const DropoutMask& mask);
 
 // T5's table [buckets, H] spread over distances: [H, 2 M + 1], entry (h, M + d) = table[bucket[M +
 // d], h]. `buckets` (2 M + 1 entries) must outlive the tape.

@@ -123,7 +123,7 @@ absl::Status Lora::AddPair(const LoraConfig& config, Context& c, const Model& mo
   Pair pair;
   pair.options = {.scale = static_cast<float>(strength.scale),
                   .dropout = static_cast<float>(config.dropout),
-                  .place = static_cast<uint32_t>(place.index)};
+                  .mask = {}};
   pair.start = std::move(start);
   pair.a = parameters_.size();
   parameters_.Add(name + ".lora_A.weight", fresh.a);
@@ -224,19 +224,20 @@ Var Lora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
   const std::vector<TaskSpan> own = Own(rows.spans);
   if (!pair.has_value() || own.empty()) return y;
   const Var &a = parameters_[pair->a].var(), &b = parameters_[pair->b].var();
+  LowRank options = pair->options;
+  options.mask = MaskOf(static_cast<uint32_t>(place.index));
   if (pair->dora.has_value()) {
     const Var* bias = copies_.Find(pair->dora->bias);
     return pair->dora->place.Apply(c, x, std::move(y), a, b,
-                                   parameters_[pair->dora->magnitude].var(), bias, pair->options,
-                                   own);
+                                   parameters_[pair->dora->magnitude].var(), bias, options, own);
   }
   const Var gate = pair->gate.has_value() ? pair->gate->Of(c, x, rows, task_) : Var();
-  y = AddLowRank(c, std::move(y), x, a, b, pair->options, own, gate);
+  y = AddLowRank(c, std::move(y), x, a, b, options, own, gate);
   if (pair->bias.has_value()) {
     y = AddSpanBias(c, std::move(y), parameters_[*pair->bias].var(), pair->options.scale, own);
   }
   if (pair->start.a) {
-    const LowRank minus{.scale = -pair->options.scale, .dropout = 0, .place = 0};
+    const LowRank minus{.scale = -options.scale, .dropout = 0, .mask = {}};
     y = AddLowRank(c, std::move(y), x, Var(pair->start.a), Var(pair->start.b), minus, own);
   }
   return y;

@@ -49,6 +49,12 @@ class Method : public Hooks {
   // Whether it replaces tensors of the base that all rows of a batch share.
   virtual bool needs_batch_alone() const { return false; }
 
+  // What dropout and other random parts of the next forward passes in training come from.
+  virtual void SetRandom(uint64_t seed, uint32_t step) {
+    seed_ = seed;
+    step_ = step;
+  }
+
   // Whether the file may hold `t` beside the parameters: a copy of a base tensor.
   virtual bool IsCopyOfBase(const TensorView& /*t*/) const { return false; }
 
@@ -62,7 +68,11 @@ class Method : public Hooks {
   // The spans of `spans` that belong to this method.
   std::vector<TaskSpan> Own(absl::Span<const TaskSpan> spans) const;
 
+  DropoutMask MaskOf(uint32_t place) const { return {seed_, step_, place}; }
+
   int task_;
+  uint64_t seed_ = 0;
+  uint32_t step_ = 0;
   ParameterList parameters_;
 };
 

@@ -297,7 +297,7 @@ absl::Status RunTrain(TrainFlags f) {
     };
   }
   PERMAFROST_ASSIGN_OR_RETURN(const TrainResult result,
-                              Train(*session.context, *session.model, adapter, hooks, data.lines,
+                              Train(*session.context, *session.model, adapter, data.lines,
                                     f.eval_path.empty() ? nullptr : &evaluation, options, events));
   nlohmann::json record = settings;
   record["base"] = f.base.base;
@@ -307,6 +307,7 @@ absl::Status RunTrain(TrainFlags f) {
   record["version"] = "0.1.0";
   record["peft_format"] = "0.21.2";
   record["steps_done"] = result.steps;
+  for (const GateMean& gate : result.gates) record["gates"][gate.name] = gate.mean;
   PERMAFROST_RETURN_IF_ERROR(WriteFileAtomically(f.out + "/run.json", record.dump(2) + "\n"));
   if (result.interrupted) {
     return absl::CancelledError(

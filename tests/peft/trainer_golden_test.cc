@@ -71,8 +71,7 @@ TEST_P(TrainerGoldenTest, TenStepsAreTheReferences) {
   std::vector<StepReport> reports;
   TrainEvents events;
   events.on_step = [&](const StepReport& r) { reports.push_back(r); };
-  const auto result =
-      Train(*w.context, *w.model, *adapter, *adapter->method, w.lines, nullptr, options, events);
+  const auto result = Train(*w.context, *w.model, *adapter, w.lines, nullptr, options, events);
   ASSERT_TRUE(result.ok()) << result.status();
   std::filesystem::remove_all(options.out);
 
@@ -132,8 +131,7 @@ TEST(PTuningGolden, TenStepsAreThoseOfPeft) {
   std::vector<StepReport> reports;
   TrainEvents events;
   events.on_step = [&](const StepReport& r) { reports.push_back(r); };
-  const auto result =
-      Train(*w.context, *w.model, adapter, *adapter.method, w.lines, nullptr, options, events);
+  const auto result = Train(*w.context, *w.model, adapter, w.lines, nullptr, options, events);
   ASSERT_TRUE(result.ok()) << result.status();
   std::filesystem::remove_all(options.out);
   const double rounding = 8 * golden["f32_against_f64"].get<double>();
