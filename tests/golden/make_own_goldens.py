@@ -192,12 +192,17 @@ def add_adapters(r, c):
 
 
 def add_bitfit(r, c):
-    biases = [n for n, _ in r.base.named_parameters() if n.endswith(".bias")]
+    targets = c.get("target_modules")
+    named = {n: m for n, m in linears(r.base).items() if targets is None or n.rpartition(".")[2] in targets}
+    biases = [n for n, _ in r.base.named_parameters() if n.endswith(".bias") and (targets is None or n.removesuffix(".bias") in named)]
     for name in biases:
         r.replace(name, 0.1)
-    for name, module in ({} if biases else linears(r.base)).items():
-        bias = r.tensor(name + ".bias", sizes(module)[1], deviation=0.1)
-        module.register_forward_hook(lambda m, args, y, bias=bias: y + bias)
+    if targets is None and biases:
+        return
+    for name, module in named.items():
+        if name + ".bias" not in biases:
+            bias = r.tensor(name + ".bias", sizes(module)[1], deviation=0.1)
+            module.register_forward_hook(lambda m, args, y, bias=bias: y + bias)
 
 
 def add_full(r, c):
@@ -263,6 +268,9 @@ def configs(base, shape, world):
             found["mam"] = union(prefix(base, gates(None), after=True, biased=True), parallel)
     if world in THREE + ("qwen2-1",):
         found["bitfit"] = {"peft_type": "PERMAFROST_BITFIT"}
+    if world == "qwen2-1":  # q_proj has a bias, o_proj none
+        found["bitfit-targets"] = {"peft_type": "PERMAFROST_BITFIT", "target_modules": ["q_proj", "o_proj"], "layers_to_transform": None,
+                                   "exclude_modules": None}
     if world in ("t5-v1_0-1", "llama-1"):  # a tied and an own head
         found["head"] = {"peft_type": "PERMAFROST_FULL", "part": "head", "layers": 0}
     if world == "gpt2-1":
