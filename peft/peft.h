@@ -5,6 +5,7 @@
 #include "peft/adapter_file.h"
 #include "peft/evaluate.h"
 #include "peft/ia3.h"
+#include "peft/linear_algebra.h"
 #include "peft/lora.h"
 #include "peft/method.h"
 #include "peft/metrics.h"
