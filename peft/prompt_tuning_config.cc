@@ -74,10 +74,12 @@ void WriteConfig(const PromptTuningConfig& prompt, const Model& model,
 void WriteConfig(const PTuningConfig& config, const Model& model, nlohmann::ordered_json& object) {
   object["peft_type"] = "P_TUNING";
   WritePromptFields(config.virtual_tokens, 1, model.info(), object);
-  object["encoder_reparameterization_type"] = "MLP";
+  const bool lstm = config.encoder == PromptEncoder::kLstm;
+  object["encoder_reparameterization_type"] = lstm ? "LSTM" : "MLP";
   object["encoder_hidden_size"] =
       config.encoder_width > 0 ? config.encoder_width : model.info().width;
-  object["encoder_num_layers"] = 2;  // PEFT's default, which its MLP does not read
+  // PEFT's default for the MLP, which does not read it.
+  object["encoder_num_layers"] = lstm ? config.encoder_layers : 2;
   object["encoder_dropout"] = 0.0;
 }
 

@@ -89,6 +89,8 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"data_hash", data_hash},
           {"virtual_tokens", m.virtual_tokens},
           {"encoder_width", m.encoder_width},
+          {"encoder", m.encoder},
+          {"encoder_layers", m.encoder_layers},
           {"init", m.init},
           {"init_text", m.init_text},
           {"init_file", m.init_file},

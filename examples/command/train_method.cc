@@ -67,6 +67,13 @@ void AddMethodFlags(CLI::App* app, MethodFlags& f) {
                       "ptuning: width of the prompt encoder (default: the base's)"),
       {"ptuning"})
       ->check(Between(1, 65536));
+  own(app->add_option("--encoder", f.encoder, "ptuning: what makes the prompt"), {"ptuning"})
+      ->check(CLI::IsMember({"mlp", "lstm"}))
+      ->capture_default_str();
+  own(app->add_option("--encoder-layers", f.encoder_layers, "ptuning: layers of the LSTM"),
+      {"ptuning"})
+      ->check(Between(1, 64))
+      ->capture_default_str();
   own(app->add_option("--init", f.init, "prompt: initialisation (default vocab)"), {"prompt"})
       ->check(CLI::IsMember({"random", "normal", "vocab", "labels", "text", "file"}));
   own(app->add_option("--init-text", f.init_text, "prompt: text for --init text"), {"prompt"});
@@ -130,7 +137,11 @@ AdapterConfig ConfigOf(const MethodFlags& f, const std::string& model_type) {
     lora.targets.modules = targets.empty() ? DefaultLoraTargets(model_type) : targets;
     config = lora;
   } else if (f.method == "ptuning") {
-    config = PTuningConfig{.virtual_tokens = f.virtual_tokens, .encoder_width = f.encoder_width};
+    config =
+        PTuningConfig{.virtual_tokens = f.virtual_tokens,
+                      .encoder_width = f.encoder_width,
+                      .encoder = f.encoder == "lstm" ? PromptEncoder::kLstm : PromptEncoder::kMlp,
+                      .encoder_layers = f.encoder_layers};
   } else if (f.method == "ia3") {
     config = DefaultIa3Config(model_type, targets);
   }

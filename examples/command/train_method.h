@@ -13,7 +13,8 @@ namespace permafrost {
 struct MethodFlags {
   std::string method, init_adapter;
   // Prompt, P-tuning
-  int64_t virtual_tokens = 0, encoder_width = 0;
+  int64_t virtual_tokens = 0, encoder_width = 0, encoder_layers = 2;
+  std::string encoder = "mlp";
   std::string init, init_text, init_file;
   double init_range = 0.5;
   // LoRA, IA3

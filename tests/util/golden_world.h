@@ -34,15 +34,19 @@ inline LoraConfig LoraConfigOf(std::vector<std::string> targets, int64_t rank) {
   return config;
 }
 
-// Every method, by the name of `--method`: what the tests of properties that all methods share run
-// on.
+// Every method, by the name of `--method` (and its variant): what the tests of properties that all
+// methods share run on.
 inline const std::vector<std::string>& MethodNames() {
-  static const std::vector<std::string> kNames = {"prompt", "ptuning", "lora", "ia3", "full"};
+  static const std::vector<std::string> kNames = {"prompt", "ptuning", "ptuning-lstm",
+                                                  "lora",   "ia3",     "full"};
   return kNames;
 }
 inline AdapterConfig ConfigNamed(const std::string& method, const std::string& model_type) {
   if (method == "prompt") return PromptConfig(5);
   if (method == "ptuning") return PTuningConfig{.virtual_tokens = 5, .encoder_width = 7};
+  if (method == "ptuning-lstm") {
+    return PTuningConfig{.virtual_tokens = 5, .encoder_width = 7, .encoder = PromptEncoder::kLstm};
+  }
   if (method == "ia3") return DefaultIa3Config(model_type, {});
   if (method == "full") return FullConfig();
   LoraConfig lora = LoraConfigOf({"all-linear"}, 3);
