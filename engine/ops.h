@@ -63,6 +63,15 @@ Var Gated(Context& c, Activation activation, const Var& gate, const Var& up);
 // gradient.
 Var Lstm(Context& c, const Var& gates, const Var& w, bool reverse);
 
+// y [n, D] = x[0:n] * (a[a_begin : a_begin + n] b[b_begin : b_begin + r]), elementwise by a product
+// of low rank (multitask prompts, Wang et al. 2023). x [P, D], a [any, r], b [any, D]. Saves x, a,
+// b and the product, each if another input's gradient reads it.
+struct LowRankScale {
+  int64_t rows = 0;  // n
+  int64_t a_begin = 0, b_begin = 0;
+};
+Var ScaleByLowRank(Context& c, const Var& x, const Var& a, const Var& b, const LowRankScale& part);
+
 // Cosines and sines [positions, K / 2] of rotary embedding.
 struct RopeTable {
   Tensor cos;

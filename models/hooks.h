@@ -17,6 +17,9 @@ class Hooks {
   // Rows that lines of `task` carry in front of their text, filled by OnEmbedding.
   virtual int64_t VirtualTokens(int /*task*/) const { return 0; }
 
+  // Virtual tokens that each line of `task` holds among its own ids instead, as kVirtual.
+  virtual int64_t AnchoredTokens(int /*task*/) const { return 0; }
+
   // A trainable tensor that stands in for a base tensor (full fine-tuning, norm tuning), or null.
   // In the shape of the engine: linears [outputs, inputs], vectors [1, n].
   virtual const Var* Replacement(TensorId /*tensor*/) const { return nullptr; }

@@ -39,8 +39,13 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const std::string& text, const 
   if (type == "LORA") return ReadLoraConfig(file);
   if (type == "IA3") return ReadIa3Config(file);
   if (type == "PERMAFROST_FULL") return FullConfig();
-  return ConfigError(fields, "peft_type", "PROMPT_TUNING, P_TUNING, LORA, IA3 or PERMAFROST_FULL",
-                     type);
+  if (type == kAnchoredPromptType) return ReadPromptTuningConfig(file);
+  if (type == "MULTITASK_PROMPT_TUNING") return ReadMultitaskPromptConfig(file);
+  return ConfigError(
+      fields, "peft_type",
+      "PROMPT_TUNING, P_TUNING, MULTITASK_PROMPT_TUNING, LORA, IA3, PERMAFROST_FULL or "
+      "PERMAFROST_ANCHORED_PROMPT",
+      type);
 }
 
 std::string AdapterConfigJson(const AdapterConfig& config, const Model& model) {

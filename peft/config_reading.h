@@ -9,6 +9,7 @@
 #include "models/config_fields.h"
 #include "peft/ia3.h"
 #include "peft/lora.h"
+#include "peft/multitask_prompt.h"
 #include "peft/p_tuning.h"
 #include "peft/prompt_tuning.h"
 
@@ -36,10 +37,16 @@ inline const std::set<std::string> kTargetFields = {"target_modules", "exclude_m
                                                     "layers_to_transform", "layers_pattern"};
 void WriteTargets(const Targets& targets, nlohmann::ordered_json& object);
 
+// Prompt tuning and P-tuning with virtual tokens among the text's: PEFT has no such method.
+inline constexpr char kAnchoredPromptType[] = "PERMAFROST_ANCHORED_PROMPT";
+
 absl::StatusOr<PromptTuningConfig> ReadPromptTuningConfig(const ConfigFile& file);
 void WriteConfig(const PromptTuningConfig& config, const Model& model,
                  nlohmann::ordered_json& object);
 void WriteConfig(const PTuningConfig& config, const Model& model, nlohmann::ordered_json& object);
+absl::StatusOr<MultitaskPromptConfig> ReadMultitaskPromptConfig(const ConfigFile& file);
+void WriteConfig(const MultitaskPromptConfig& config, const Model& model,
+                 nlohmann::ordered_json& object);
 absl::StatusOr<LoraConfig> ReadLoraConfig(const ConfigFile& file);
 void WriteConfig(const LoraConfig& config, const Model& model, nlohmann::ordered_json& object);
 absl::StatusOr<Ia3Config> ReadIa3Config(const ConfigFile& file);

@@ -36,6 +36,12 @@ class Method : public Hooks {
   // What the adapter file holds: the parameters, or what is made of them.
   virtual std::vector<FileTensor> FileTensors() const;
 
+  // The text that lines are made of, its virtual tokens as {v*N} among columns and words; empty:
+  // virtual tokens, if there are any, stand in front.
+  virtual std::string InputTemplate() const { return ""; }
+  // How many prompts a line can choose from (TokenLine::prompt).
+  virtual int64_t Prompts() const { return 1; }
+
   // Whether a base can hold the adapter in its own tensors.
   virtual bool mergeable() const { return false; }
   // Puts the adapter into `values`, the base's f32 tensors by TensorId in the shapes of the engine
@@ -58,9 +64,12 @@ class AdapterSet : public Hooks {
   // several or none. Error: an unknown name (lists what is loaded).
   absl::StatusOr<int> TaskOf(const std::string& name) const;
   Method* method(size_t i) const { return methods_[i].get(); }
+  // The method of a task, or null.
+  const Method* MethodOf(int task) const;
   size_t size() const { return methods_.size(); }
 
   int64_t VirtualTokens(int task) const override;
+  int64_t AnchoredTokens(int task) const override;
   const Var* Replacement(TensorId tensor) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
   Var OnLinearInput(Context& c, const LinearPlace& place, Var x,

@@ -26,6 +26,7 @@ Var Product(Context& c, const std::vector<Var>& parts, const Var& w) {
 PTuning::PTuning(int task, const PTuningConfig& config, int64_t width, Random& random)
     : Method(task),
       virtual_tokens_(config.virtual_tokens),
+      input_template_(config.input_template),
       lstm_layers_(config.encoder == PromptEncoder::kLstm ? config.encoder_layers : 0) {
   const int64_t h = config.encoder_width > 0 ? config.encoder_width : width;
   parameters_.Add("embedding.weight", NormalTensor({virtual_tokens_, width}, 1, random));
@@ -90,7 +91,13 @@ Var PTuning::Encode(Context& c) const {
   return x[0];
 }
 
-int64_t PTuning::VirtualTokens(int task) const { return task == task_ ? virtual_tokens_ : 0; }
+int64_t PTuning::VirtualTokens(int task) const {
+  return task == task_ && input_template_.empty() ? virtual_tokens_ : 0;
+}
+
+int64_t PTuning::AnchoredTokens(int task) const {
+  return task == task_ && !input_template_.empty() ? virtual_tokens_ : 0;
+}
 
 Var PTuning::OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) {
   const StackRows& rows = stack == Stack::kEncoder ? batch.encoder : batch.decoder;

@@ -12,6 +12,9 @@
 #ifndef PERMAFROST_PEFT_P_TUNING_H_
 #define PERMAFROST_PEFT_P_TUNING_H_
 
+#include <string>
+#include <vector>
+
 #include "engine/random_tensor.h"
 #include "peft/method.h"
 
@@ -23,7 +26,8 @@ struct PTuningConfig {
   int64_t virtual_tokens = 20;  // P
   int64_t encoder_width = 0;    // h, PEFT's encoder_hidden_size; 0: D
   PromptEncoder encoder = PromptEncoder::kMlp;
-  int64_t encoder_layers = 2;  // of the LSTM; the MLP has three linears
+  int64_t encoder_layers = 2;       // of the LSTM; the MLP has three linears
+  std::string input_template = {};  // PromptTuningConfig::input_template
 };
 
 class PTuning : public Method {
@@ -33,6 +37,8 @@ class PTuning : public Method {
   PTuning(int task, const PTuningConfig& config, int64_t width, Random& random);
 
   int64_t VirtualTokens(int task) const override;
+  int64_t AnchoredTokens(int task) const override;
+  std::string InputTemplate() const override { return input_template_; }
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
 
   // The prompt [P, D] alone, by the name that prompt tuning has.
@@ -49,6 +55,7 @@ class PTuning : public Method {
   std::vector<Var> RunLstm(Context& c, size_t& next) const;
 
   int64_t virtual_tokens_;
+  std::string input_template_;
   int64_t lstm_layers_;  // 0: an MLP
 };
 

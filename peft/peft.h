@@ -9,6 +9,7 @@
 #include "peft/lora.h"
 #include "peft/method.h"
 #include "peft/metrics.h"
+#include "peft/multitask_prompt.h"
 #include "peft/p_tuning.h"
 #include "peft/prompt_init.h"
 #include "peft/prompt_tuning.h"

@@ -1,8 +1,10 @@
 #include "data.h"
 
 #include <algorithm>
+#include <map>
 
 #include "absl/strings/str_cat.h"
+#include "encode.h"
 #include "engine/check.h"
 #include "io/file.h"
 #include "io/table.h"
@@ -11,52 +13,7 @@
 namespace permafrost {
 namespace {
 
-// Token ids of a text and what may follow it.
-struct Encoded {
-  std::vector<int32_t> input;
-  std::vector<std::vector<int32_t>> targets;
-};
-
 std::vector<int32_t> ToIds(const std::vector<int>& ids) { return {ids.begin(), ids.end()}; }
-
-// Decoder: a continuation's ids are what encoding the joined text adds, so that word boundaries
-// come out as in running text; if the text's own ids are not a prefix of that, the parts are
-// encoded one by one.
-absl::StatusOr<Encoded> EncodeDecoder(const Tokenizer& tokenizer, const std::string& input,
-                                      const std::vector<std::string>& targets) {
-  Encoded e;
-  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> ids, tokenizer.Encode(input, Special::kAdd));
-  e.input = ToIds(ids);
-  bool prefix = true;
-  for (const std::string& target : targets) {
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> joined,
-                                tokenizer.Encode(input + target, Special::kAdd));
-    prefix =
-        prefix && joined.size() > ids.size() && std::equal(ids.begin(), ids.end(), joined.begin());
-    e.targets.emplace_back(joined.begin() + static_cast<long>(std::min(ids.size(), joined.size())),
-                           joined.end());
-  }
-  if (prefix) return e;
-  e.targets.clear();
-  for (const std::string& target : targets) {
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> alone,
-                                tokenizer.Encode(target, Special::kNone));
-    e.targets.push_back(ToIds(alone));
-  }
-  return e;
-}
-
-absl::StatusOr<Encoded> EncodeT5(const Tokenizer& tokenizer, const std::string& input,
-                                 const std::vector<std::string>& targets) {
-  Encoded e;
-  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> ids, tokenizer.Encode(input, Special::kAdd));
-  e.input = ToIds(ids);
-  for (const std::string& target : targets) {
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> t, tokenizer.Encode(target, Special::kAdd));
-    e.targets.push_back(ToIds(t));
-  }
-  return e;
-}
 
 // Limits of a line's length, and what to do beyond them.
 class LengthRule {
@@ -94,9 +51,37 @@ class LengthRule {
   std::string path_;
 };
 
+// Where the text may be cut is not known among virtual tokens.
+absl::Status RefuseToCut(int64_t excess, int64_t anchored, const std::string& path, int line) {
+  if (excess == 0 || anchored == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      path, ":", line, ": input too long by ", excess,
+      " tokens: expected a shorter one, a text with virtual tokens in it cannot be truncated"));
+}
+
 absl::Status TaskError(const absl::Status& status, const std::string& path, int line) {
   return absl::InvalidArgumentError(
       absl::StrCat(path, ":", line, ": ", std::string(status.message())));
+}
+
+// Which of its adapter's prompts a line uses; task_id is -1 where the data has none.
+absl::StatusOr<int> PromptOf(const AdapterSet& adapters, int task, int task_id) {
+  const Method* method = adapters.MethodOf(task);
+  const int64_t prompts = method == nullptr ? 1 : method->Prompts();
+  if (prompts == 1) return 0;
+  if (task_id >= 0 && task_id < prompts) return task_id;
+  return absl::InvalidArgumentError(
+      absl::StrCat("expected a task_id from 0 to ", prompts - 1, " for this line's adapter, found ",
+                   task_id < 0 ? "none that is a whole number" : absl::StrCat(task_id)));
+}
+
+// The template of the first adapter that has one, for data without another.
+std::string TemplateOf(const AdapterSet& adapters) {
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    const std::string input = adapters.method(i)->InputTemplate();
+    if (!input.empty()) return input;
+  }
+  return "";
 }
 
 absl::StatusOr<LoadedData> LoadTokens(const std::string& path, const DataFlags& flags,
@@ -105,7 +90,8 @@ absl::StatusOr<LoadedData> LoadTokens(const std::string& path, const DataFlags& 
   const ModelInfo& info = session.model->info();
   TokenOptions options{.vocabulary = static_cast<int>(info.vocabulary),
                        .equal_length = !info.encoder_decoder,
-                       .need_labels = labels == Labels::kRequired};
+                       .need_labels = labels == Labels::kRequired,
+                       .virtual_ids = !TemplateOf(adapters).empty()};
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<TokenExample> examples,
                               ReadTokenExamples(path, options));
   const LengthRule rule(flags, session, adapters, path);
@@ -115,9 +101,19 @@ absl::StatusOr<LoadedData> LoadTokens(const std::string& path, const DataFlags& 
     const auto task = adapters.TaskOf(e.adapter);
     if (!task.ok()) return TaskError(task.status(), path, e.line);
     line.task = *task;
+    const auto prompt = PromptOf(adapters, line.task, e.task_id);
+    if (!prompt.ok()) return TaskError(prompt.status(), path, e.line);
+    line.prompt = *prompt;
+    const int64_t anchored = std::count(line.input_ids.begin(), line.input_ids.end(), kVirtual);
+    if (anchored != adapters.AnchoredTokens(line.task)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ":", e.line, ": expected ", adapters.AnchoredTokens(line.task),
+          " virtual tokens (-1) among input_ids, as the line's adapter has, found ", anchored));
+    }
     const int64_t length = static_cast<int64_t>(line.input_ids.size());
     PERMAFROST_ASSIGN_OR_RETURN(const int64_t excess,
                                 rule.Excess(length, length, line.task, e.line));
+    PERMAFROST_RETURN_IF_ERROR(RefuseToCut(excess, anchored, path, e.line));
     const size_t kept = static_cast<size_t>(length - excess);
     line.input_ids.resize(kept);
     if (!info.encoder_decoder && line.labels.size() > kept) line.labels.resize(kept);
@@ -148,6 +144,7 @@ absl::StatusOr<TextOptions> OptionsOf(const DataFlags& flags, bool decoder,
     options.label_values.clear();
   }
   if (flags.label_column != "label") options.label_column = flags.label_column;
+  options.task_column = flags.task_column;
   if (options.input.empty()) {
     return absl::InvalidArgumentError(
         "this data needs a template: expected --task NAME or --input TEMPLATE, found neither");
@@ -172,13 +169,68 @@ absl::StatusOr<TextSource> ReadTexts(const std::string& path, const DataFlags& f
   return source;
 }
 
+// The rows of a table as pieces of text with virtual tokens between them, by template.
+class AnchoredTexts {
+ public:
+  AnchoredTexts(const TextSource& source, const DataFlags& flags)
+      : source_(source), input_(flags.input) {}
+
+  // Row `row` for a line of `method`, whose template it is unless --input gives one with {v*N}.
+  absl::StatusOr<std::vector<AnchoredPiece>> Row(size_t row, const Method& method) {
+    const std::string own = method.InputTemplate();
+    if (!input_.empty() && !HasAnchors(input_)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--input '", input_, "': expected none, or one with ",
+                       method.AnchoredTokens(method.task()),
+                       " virtual tokens, as in the adapter's '", own, "'"));
+    }
+    const std::string& input = input_.empty() ? own : input_;
+    if (rendered_.count(input) == 0) {
+      PERMAFROST_RETURN_IF_ERROR(Render(input, method.AnchoredTokens(method.task())));
+    }
+    return rendered_[input][row];
+  }
+
+ private:
+  absl::Status Render(const std::string& input, int64_t count) {
+    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<AnchoredPiece> pieces, ParseAnchors(input));
+    if (CountVirtualTokens(pieces) != count) {
+      return absl::InvalidArgumentError(absl::StrCat("--input '", input, "': expected ", count,
+                                                     " virtual tokens, as the adapter has, found ",
+                                                     CountVirtualTokens(pieces)));
+    }
+    std::vector<std::vector<AnchoredPiece>> rows(source_.table.rows.size(), pieces);
+    for (size_t p = 0; p < pieces.size(); ++p) {
+      if (pieces[p].text.empty()) continue;
+      TextOptions options = source_.options;
+      options.input = pieces[p].text;
+      PERMAFROST_ASSIGN_OR_RETURN(const std::vector<TextExample> examples,
+                                  MakeTextExamples(source_.table, options));
+      for (size_t i = 0; i < rows.size(); ++i) rows[i][p].text = examples[i].input;
+    }
+    rendered_[input] = std::move(rows);
+    return absl::OkStatus();
+  }
+
+  const TextSource& source_;
+  std::string input_;
+  std::map<std::string, std::vector<std::vector<AnchoredPiece>>> rendered_;
+};
+
 absl::StatusOr<LoadedData> LoadTexts(const std::string& path, const DataFlags& flags, Labels labels,
                                      const Session& session, const AdapterSet& adapters) {
   const bool decoder = !session.model->info().encoder_decoder;
   PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(session));
-  PERMAFROST_ASSIGN_OR_RETURN(const TextSource source, ReadTexts(path, flags, decoder, labels));
+  DataFlags with_input = flags;
+  if (flags.input.empty() && flags.task.empty()) with_input.input = TemplateOf(adapters);
+  PERMAFROST_ASSIGN_OR_RETURN(const TextSource source,
+                              ReadTexts(path, with_input, decoder, labels));
+  AnchoredTexts anchored(source, flags);
+  TextOptions plain = source.options;
+  // Lines with virtual tokens have their text from `anchored`.
+  if (HasAnchors(plain.input)) plain.input = "-";
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<TextExample> examples,
-                              MakeTextExamples(source.table, source.options));
+                              MakeTextExamples(source.table, plain));
   const bool classes = !source.options.label_words.empty();
   std::vector<std::string> words;
   if (classes) {
@@ -188,13 +240,30 @@ absl::StatusOr<LoadedData> LoadTexts(const std::string& path, const DataFlags& f
   LoadedData data;
   data.label_words = source.options.label_words;
   data.metrics = source.metrics;
-  for (const TextExample& e : examples) {
+  for (size_t row = 0; row < examples.size(); ++row) {
+    const TextExample& e = examples[row];
     const auto task = adapters.TaskOf(e.adapter);
     if (!task.ok()) return TaskError(task.status(), path, e.line);
+    const auto prompt = PromptOf(adapters, *task, e.task_id);
+    if (!prompt.ok()) return TaskError(prompt.status(), path, e.line);
+    const int64_t virtual_tokens = adapters.AnchoredTokens(*task);
+    if (virtual_tokens == 0 && HasAnchors(source.options.input)) {
+      return TaskError(absl::InvalidArgumentError(absl::StrCat(
+                           "the input template '", source.options.input,
+                           "' has virtual tokens: expected an adapter with anchored ones for this "
+                           "line, found none")),
+                       path, e.line);
+    }
     std::vector<std::string> targets = words;
     if (!classes && !e.target.empty()) targets = {e.target};
-    absl::StatusOr<Encoded> encoded = decoder ? EncodeDecoder(*tokenizer, e.input, targets)
-                                              : EncodeT5(*tokenizer, e.input, targets);
+    absl::StatusOr<Encoded> encoded;
+    if (virtual_tokens > 0) {
+      PERMAFROST_ASSIGN_OR_RETURN(const std::vector<AnchoredPiece> pieces,
+                                  anchored.Row(row, *adapters.MethodOf(*task)));
+      encoded = EncodePieces(*tokenizer, decoder, pieces, targets);
+    } else {
+      encoded = EncodeText(*tokenizer, decoder, e.input, targets);
+    }
     if (!encoded.ok()) return TaskError(encoded.status(), path, e.line);
     if (decoder && !classes && !encoded->targets.empty() && tokenizer->eos_id().has_value()) {
       encoded->targets[0].push_back(*tokenizer->eos_id());
@@ -206,13 +275,14 @@ absl::StatusOr<LoadedData> LoadTexts(const std::string& path, const DataFlags& f
     const int64_t length = static_cast<int64_t>(input.size());
     PERMAFROST_ASSIGN_OR_RETURN(
         const int64_t excess, rule.Excess(length, length + (decoder ? longest : 0), *task, e.line));
+    PERMAFROST_RETURN_IF_ERROR(RefuseToCut(excess, virtual_tokens, path, e.line));
     if (excess > 0) {  // T5 keeps its final </s>
       const int32_t last = input.back();
       input.resize(static_cast<size_t>(length - excess));
       if (!decoder) input.back() = last;
     }
     const size_t chosen = classes ? static_cast<size_t>(std::max(e.label, 0)) : 0;
-    TokenLine line{input, {}, *task};
+    TokenLine line{input, {}, *task, *prompt};
     if (chosen < encoded->targets.size() && (!classes || e.label >= 0)) {
       line.labels = encoded->targets[chosen];
       if (decoder) {
@@ -224,7 +294,7 @@ absl::StatusOr<LoadedData> LoadTexts(const std::string& path, const DataFlags& f
     data.lines.push_back(std::move(line));
     data.line_numbers.push_back(e.line);
     if (!classes) continue;
-    data.choices.push_back({input, encoded->targets, *task});
+    data.choices.push_back({input, encoded->targets, *task, *prompt});
     data.labels.push_back(e.label);
   }
   return data;
@@ -239,6 +309,9 @@ void AddDataFlags(CLI::App* app, DataFlags& flags) {
   app->add_option("--target", flags.target, "target template, e.g. \"{label}\"");
   app->add_option("--label-words", flags.label_words, "label words by index: negative,positive");
   app->add_option("--label-column", flags.label_column, "column of the label")
+      ->capture_default_str();
+  app->add_option("--task-column", flags.task_column,
+                  "multitask-prompt: column of the task's index")
       ->capture_default_str();
   app->add_option("--max-tokens", flags.max_tokens, "longest input in tokens")->check(Positive());
   app->add_flag("--truncate", flags.truncate, "cut longer inputs instead of stopping");

@@ -12,13 +12,14 @@
 
 namespace permafrost {
 
-// --task, --input, --target, --label-words, --label-column, --max-tokens, --truncate
+// --task, --input, --target, --label-words, --label-column, --task-column, --max-tokens, --truncate
 struct DataFlags {
   std::string task;
   std::string input;
   std::string target;
   std::string label_words;
   std::string label_column = "label";
+  std::string task_column = "task_id";
   int64_t max_tokens = 0;
   bool truncate = false;
 };

@@ -44,6 +44,7 @@ struct TrainFlags {
 double DefaultRate(const AdapterConfig& config, bool adafactor) {
   if (std::holds_alternative<PromptTuningConfig>(config)) return adafactor ? 0.3 : 0.03;
   if (std::holds_alternative<PTuningConfig>(config)) return 1e-3;
+  if (std::holds_alternative<MultitaskPromptConfig>(config)) return adafactor ? 0.3 : 0.03;
   if (std::holds_alternative<LoraConfig>(config)) return 1e-3;
   if (std::holds_alternative<Ia3Config>(config)) return 3e-3;
   return adafactor ? 1e-3 : 5e-5;
@@ -91,6 +92,8 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"encoder_width", m.encoder_width},
           {"encoder", m.encoder},
           {"encoder_layers", m.encoder_layers},
+          {"num_tasks", m.num_tasks},
+          {"num_ranks", m.num_ranks},
           {"init", m.init},
           {"init_text", m.init_text},
           {"init_file", m.init_file},
@@ -123,6 +126,7 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"target", f.data.target},
           {"label_words", f.data.label_words},
           {"label_column", f.data.label_column},
+          {"task_column", f.data.task_column},
           {"max_tokens", f.data.max_tokens},
           {"truncate", f.data.truncate}};
 }

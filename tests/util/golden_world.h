@@ -37,8 +37,8 @@ inline LoraConfig LoraConfigOf(std::vector<std::string> targets, int64_t rank) {
 // Every method, by the name of `--method` (and its variant): what the tests of properties that all
 // methods share run on.
 inline const std::vector<std::string>& MethodNames() {
-  static const std::vector<std::string> kNames = {"prompt", "ptuning", "ptuning-lstm",
-                                                  "lora",   "ia3",     "full"};
+  static const std::vector<std::string> kNames = {"prompt", "ptuning", "ptuning-lstm",    "lora",
+                                                  "ia3",    "full",    "multitask-prompt"};
   return kNames;
 }
 inline AdapterConfig ConfigNamed(const std::string& method, const std::string& model_type) {
@@ -49,6 +49,9 @@ inline AdapterConfig ConfigNamed(const std::string& method, const std::string& m
   }
   if (method == "ia3") return DefaultIa3Config(model_type, {});
   if (method == "full") return FullConfig();
+  if (method == "multitask-prompt") {
+    return MultitaskPromptConfig{.virtual_tokens = 5, .tasks = 2, .ranks = 2};
+  }
   LoraConfig lora = LoraConfigOf({"all-linear"}, 3);
   lora.dropout = 0.1;
   return lora;
