@@ -71,6 +71,12 @@ Var Lora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                     pair->options, Own(spans));
 }
 
+std::optional<LoraTerm> Lora::TermOf(int linear) const {
+  const std::optional<Pair>& pair = pairs_[static_cast<size_t>(linear)];
+  if (!pair.has_value()) return std::nullopt;
+  return LoraTerm{parameters_[pair->a].value(), parameters_[pair->b].value(), pair->options.scale};
+}
+
 void Lora::MergeInto(const Model& model, std::vector<Tensor>& values) const {
   for (const LinearPlace& place : model.linears()) {
     const std::optional<Pair>& pair = pairs_[static_cast<size_t>(place.index)];

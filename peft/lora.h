@@ -28,6 +28,12 @@ struct LoraConfig {
 // PEFT's default targets of a model type.
 std::vector<std::string> DefaultLoraTargets(const std::string& model_type);
 
+// y += scale B A x at a linear, A [r, D], B [N, r]; the tensors are the method's own.
+struct LoraTerm {
+  Tensor a, b;
+  double scale = 1;
+};
+
 class Lora : public Method {
  public:
   // A uniform on [-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform, a = sqrt 5), B zero.
@@ -36,6 +42,9 @@ class Lora : public Method {
 
   Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                absl::Span<const TaskSpan> spans) override;
+
+  // What acts on a linear (its index), if anything does.
+  std::optional<LoraTerm> TermOf(int linear) const;
 
   // W [outputs, inputs] += s B A.
   bool mergeable() const override { return true; }

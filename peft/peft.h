@@ -3,7 +3,9 @@
 #define PERMAFROST_PEFT_PEFT_H_
 
 #include "peft/adapter_file.h"
+#include "peft/combine.h"
 #include "peft/evaluate.h"
+#include "peft/extract_lora.h"
 #include "peft/ia3.h"
 #include "peft/linear_algebra.h"
 #include "peft/lora.h"
