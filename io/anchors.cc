@@ -11,10 +11,10 @@ constexpr int64_t kMostVirtualTokens = 100000;
 constexpr char kOpen[] = "{v*";
 constexpr size_t kOpenSize = sizeof(kOpen) - 1;
 
-// The next {v*N} from `from`, or npos. {{ and what stands behind a backslash open nothing.
+// The next {v*N} from `from`, or npos. {{ opens nothing.
 size_t FindAnchor(const std::string& text, size_t from) {
   for (size_t i = from; i < text.size(); ++i) {
-    if (text.compare(i, 2, "{{") == 0 || text[i] == '\\') {
+    if (text.compare(i, 2, "{{") == 0) {
       ++i;
     } else if (text.compare(i, kOpenSize, kOpen) == 0) {
       return i;

@@ -29,7 +29,9 @@ TEST(Anchors, NeighboursAreOnePiece) {
 
 TEST(Anchors, EscapedBracesAreText) {
   EXPECT_EQ(Pieces("{{v*3}} {v*1}"), (Expected{{0, "{{v*3}}"}, {1, ""}}));
-  EXPECT_EQ(Pieces("\\{v*1}{v*1}"), (Expected{{0, "\\{v*1}"}, {1, ""}}));
+  EXPECT_EQ(Pieces("{{{v*2}}}"), (Expected{{0, "{{"}, {2, "}}"}}));
+  // A backslash in front of a brace is text, as in every template.
+  EXPECT_EQ(Pieces("\\{v*1}"), (Expected{{0, "\\"}, {1, ""}}));
   EXPECT_FALSE(HasAnchors("{{v*3}} {text}"));
   EXPECT_TRUE(HasAnchors("{text}{v*3}"));
 }
