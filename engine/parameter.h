@@ -10,7 +10,7 @@
 namespace permafrost {
 
 // A leaf of the graph; its memory counts as weight. `name` is the tensor's name in the adapter
-// file.
+// file. Copies share value and gradient.
 class Parameter {
  public:
   Parameter(std::string name, Tensor value);
@@ -22,8 +22,12 @@ class Parameter {
   const Tensor& gradient() const { return var_.slot()->grad; }
   void ZeroGradient() { var_.slot()->grad = Tensor(); }
   int64_t count() const { return value().count(); }
+  // What the optimizer multiplies its rate by for this parameter.
+  double rate_factor() const { return rate_factor_; }
+  void set_rate_factor(double factor) { rate_factor_ = factor; }
 
  private:
+  double rate_factor_ = 1;
   std::string name_;
   Var var_;
 };
@@ -34,6 +38,8 @@ class ParameterList {
   Parameter& Add(std::string name, Tensor value) {
     return parameters_.emplace_back(std::move(name), std::move(value));
   }
+  // Adds a handle of another list's parameter: value and gradient are shared.
+  Parameter& Share(const Parameter& parameter) { return parameters_.emplace_back(parameter); }
   auto begin() { return parameters_.begin(); }
   auto end() { return parameters_.end(); }
   auto begin() const { return parameters_.begin(); }

@@ -13,6 +13,8 @@ constexpr int32_t kIgnored = -100;
 void FinishStack(StackRows& stack) {
   stack.self = stack.rows.SelfPlan();
   stack.spans = stack.rows.TaskSpans();
+  stack.running = stack.rows.RunningPooling();
+  stack.whole = stack.rows.SegmentPooling();
   stack.lookup = stack.rows.ids;
   std::map<std::pair<int, int>, VirtualRows> by_prompt;
   for (const Segment& s : stack.rows.segments) {
@@ -67,6 +69,12 @@ std::vector<int32_t> ShiftRight(const BatchLayout& layout, absl::Span<const int3
 }
 
 template <class Line>
+int AddDecoderText(const BatchLayout& layout, PromptRoots& roots, Rows& rows, const Line& line) {
+  return rows.Add(line.input_ids, roots.Of(line.task, line.prompt), line.task, -1,
+                  layout.first_position(line.task));
+}
+
+template <class Line>
 int AddEncoderText(const BatchLayout& layout, Batch& batch, const Line& line) {
   const int segment = batch.encoder.rows.Add(
       WithVirtual(layout.virtual_tokens(line.task), line.input_ids), kNoParent, line.task);
@@ -111,7 +119,7 @@ Batch MakeBatch(const BatchLayout& layout, absl::Span<const TokenLine> lines, Ou
       const int source = AddEncoderText(layout, batch, line);
       segment = rows.Add(ShiftRight(layout, line.labels), kNoParent, line.task, source);
     } else {
-      segment = rows.Add(line.input_ids, roots.Of(line.task, line.prompt), line.task);
+      segment = AddDecoderText(layout, roots, rows, line);
     }
     const Segment s = rows.segments[static_cast<size_t>(segment)];
     for (size_t j = 0; j < line.labels.size(); ++j) {
@@ -162,7 +170,7 @@ Batch MakeChoiceBatch(const BatchLayout& layout, absl::Span<const ChoiceLine> li
       }
       continue;
     }
-    const int stem = rows.Add(line.input_ids, roots.Of(line.task, line.prompt), line.task);
+    const int stem = AddDecoderText(layout, roots, rows, line);
     const Segment s = rows.segments[static_cast<size_t>(stem)];
     int64_t last = s.begin + s.length - 1;  // predicts the first token of every candidate
     if (s.length == 0 && s.parent != kNoParent) {

@@ -22,6 +22,17 @@ const Lora& LoraOf(const WeightedAdapter& part) {
   return static_cast<const Lora&>(*part.adapter->method);
 }
 
+// What a LoRA has beside A and B at linears, which alone are combined; empty: nothing.
+std::string BesideFactors(const WeightedAdapter& part) {
+  const LoraConfig& config = std::get<LoraConfig>(part.adapter->config);
+  if (config.dora) return "magnitudes (DoRA)";
+  if (config.lora_bias) return "biases of B (lora_bias)";
+  if (config.bias != LoraBias::kNone) return "biases of the base (bias)";
+  if (!config.modules_to_save.empty()) return "whole modules (modules_to_save)";
+  if (config.gate.trained()) return "gates";
+  return LoraOf(part).acts_on_embeddings() ? "factors of an embedding" : "";
+}
+
 // What the adapters have at a linear.
 struct Term {
   LoraTerm lora;
@@ -171,6 +182,13 @@ absl::StatusOr<Adapter> CombineAdapters(Combination how, Parts parts, Context& c
       return absl::InvalidArgumentError(
           absl::StrCat("adapters to combine: expected LoRAs only or prompts only, found ",
                        MethodTitle(parts[0].adapter->config), " and ", MethodTitle(config)));
+    }
+    if (!std::holds_alternative<LoraConfig>(config)) continue;
+    const std::string beside = BesideFactors(part);
+    if (!beside.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "adapters to combine: expected LoRAs of A and B at linears alone, found one with ",
+          beside));
     }
   }
   std::vector<WeightedAdapter> weighted(parts.begin(), parts.end());

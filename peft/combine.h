@@ -29,7 +29,8 @@ struct WeightedAdapter {
   double weight;
 };
 
-// Errors: fewer than one adapter; adapters of different methods, or of one that is neither; unequal
+// Errors: fewer than one adapter; adapters of different methods, or of one that is neither; a LoRA
+// with more than A and B at linears (DoRA, biases, whole modules, embeddings, gates); unequal
 // ranks or prompt lengths; weights to average whose sum is 0; anchored prompts with different
 // templates, or to concatenate.
 absl::StatusOr<Adapter> CombineAdapters(Combination how, absl::Span<const WeightedAdapter> parts,

@@ -75,6 +75,11 @@ absl::StatusOr<Extraction> ExtractLora(Context& c, const Model& base, const Mode
   Extraction result;
   PERMAFROST_ASSIGN_OR_RETURN(result.adapter, CreateAdapter(config, 0, c, base, random));
   const Lora& lora = static_cast<const Lora&>(*result.adapter.method);
+  if (lora.acts_on_embeddings()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("LoRA to extract: expected linears among the targets, found an embedding in ",
+                     absl::StrJoin(targets.modules, ", ")));
+  }
 
   std::vector<bool> targeted(base.tensors().size());
   double covered = 0, left = 0, uncovered = 0;

@@ -24,8 +24,8 @@ struct Extraction {
   double uncovered = 0;  // ||tuned - base|| of all other tensors, relative to that of everything
 };
 
-// Errors: checkpoints with other tensors or shapes; a target that matches nothing; no difference in
-// any targeted linear.
+// Errors: checkpoints with other tensors or shapes; a target that matches nothing or is an
+// embedding; no difference in any targeted linear.
 absl::StatusOr<Extraction> ExtractLora(Context& c, const Model& base, const Model& tuned,
                                        int64_t rank, const Targets& targets);
 

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/parameter.h"
+#include "io/safetensors.h"
 #include "models/model.h"
 
 namespace permafrost {
@@ -19,6 +20,12 @@ struct FileTensor {
   std::string name;
   std::vector<int64_t> shape;
   Tensor value;
+};
+
+// The mean of a gate over its task's rows since it was last asked.
+struct GateMean {
+  std::string name;
+  double mean = 0;
 };
 
 class Method : public Hooks {
@@ -41,6 +48,15 @@ class Method : public Hooks {
   virtual std::string InputTemplate() const { return ""; }
   // How many prompts a line can choose from (TokenLine::prompt).
   virtual int64_t Prompts() const { return 1; }
+
+  // Means of the method's gates since they were last taken, over all rows of its task.
+  virtual std::vector<GateMean> TakeGateMeans() { return {}; }
+
+  // Whether it replaces tensors of the base that all rows of a batch share.
+  virtual bool needs_batch_alone() const { return false; }
+
+  // Whether the file may hold `t` beside the parameters: a copy of a base tensor.
+  virtual bool IsCopyOfBase(const TensorView& /*t*/) const { return false; }
 
   // Whether a base can hold the adapter in its own tensors.
   virtual bool mergeable() const { return false; }
@@ -70,14 +86,18 @@ class AdapterSet : public Hooks {
 
   int64_t VirtualTokens(int task) const override;
   int64_t AnchoredTokens(int task) const override;
-  const Var* Replacement(TensorId tensor) const override;
+  int64_t FirstPosition(int task) const override;
+  bool ReadsAllRows() const override;
+  const Var* Replacement(TensorId tensor, int task) const override;
+  const Var* TiedHeadReplacement(TensorId embedding, int task) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
-  Var OnLinearInput(Context& c, const LinearPlace& place, Var x,
-                    absl::Span<const TaskSpan> spans) override;
+  void OnAttention(Context& c, const SiteId& site, const Var& x, const PlaceRows& rows,
+                   std::vector<Prefix>& prefixes) override;
+  Var OnLinearInput(Context& c, const LinearPlace& place, Var x, const PlaceRows& rows) override;
   Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
-               absl::Span<const TaskSpan> spans) override;
+               const PlaceRows& rows) override;
   Var OnSublayerOutput(Context& c, const SiteId& site, const Var& x_in, Var y,
-                       absl::Span<const TaskSpan> spans) override;
+                       const PlaceRows& rows) override;
 
  private:
   std::vector<std::string> names_;

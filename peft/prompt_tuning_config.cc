@@ -8,10 +8,6 @@
 #include "peft/config_reading.h"
 
 namespace permafrost {
-namespace {
-
-constexpr int64_t kMostVirtualTokens = 100000;
-constexpr int64_t kMostElements = int64_t{1} << 28;
 
 absl::Status RequireBaseSize(const ConfigFile& file, const char* field, int64_t expected) {
   PERMAFROST_ASSIGN_OR_RETURN(const int64_t found, SizeFieldOr(file.fields, field, expected));
@@ -19,6 +15,10 @@ absl::Status RequireBaseSize(const ConfigFile& file, const char* field, int64_t 
   return ConfigError(file.fields, field, absl::StrCat(expected, " of this base"),
                      absl::StrCat(found, "; the adapter was made for another base"));
 }
+
+namespace {
+
+constexpr int64_t kMostElements = int64_t{1} << 28;
 
 // The fields of every prompt method: how many rows the table has.
 absl::StatusOr<PromptTuningConfig> ReadTable(const ConfigFile& file) {

@@ -59,8 +59,9 @@ absl::StatusOr<Adapter> OpenMergeableAdapter(const std::string& folder, Context&
   if (!adapter.method->mergeable()) {
     return absl::InvalidArgumentError(
         absl::StrCat(folder,
-                     ": a prompt adapter cannot be merged: expected LoRA, IA3 or a fully trained "
-                     "model; --to-npy FILE writes the prompt"));
+                     ": a prompt adapter cannot be merged, nor can an embedding or a head that the "
+                     "base ties, nor a bias where the base has none: expected LoRA, DoRA, IA3 or a "
+                     "fully trained model; --to-npy FILE writes a prompt"));
   }
   return adapter;
 }
@@ -223,8 +224,8 @@ void AddConvert(Commands& commands) {
       [flags] { return RunConvert(*flags); });
   app->add_option("--base", flags->base, "Hugging Face folder or .gguf file")->required();
   app->add_option("--adapter", flags->adapters,
-                  "adapter folder: LoRA, IA3 or full to merge, prompt for --to-npy, several for "
-                  "--combine")
+                  "adapter folder: LoRA, DoRA, IA3 or full to merge, prompt for --to-npy, several "
+                  "for --combine")
       ->allow_extra_args(false);
   app->add_option("--out", flags->out, "folder to write");
   app->add_option("--prompt-npy", flags->prompt_npy,

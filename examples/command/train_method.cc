@@ -1,7 +1,9 @@
 #include "train_method.h"
 
 #include <algorithm>
+#include <map>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -74,16 +76,19 @@ absl::Status CountAnchors(const std::string& input, MethodFlags& f) {
 
 void AddMethodFlags(CLI::App* app, MethodFlags& f) {
   app->add_option("--method", f.method, "what to train")
-      ->check(CLI::IsMember({"prompt", "ptuning", "multitask-prompt", "lora", "ia3", "full"}));
+      ->check(CLI::IsMember({"prompt", "prefix", "ptuning", "multitask-prompt", "lora", "dora",
+                             "ia3", "adapter", "parallel-adapter", "bitfit", "norm", "head",
+                             "top-layers", "unipelt", "full"}));
   app->add_option("--init-adapter", f.init_adapter, "go on from an adapter in PEFT format");
   const auto own = [&f](CLI::Option* option, std::vector<std::string> methods) {
     f.owned.push_back({option, std::move(methods)});
     return option;
   };
-  own(app->add_option("--virtual-tokens", f.virtual_tokens,
-                      "prompt, ptuning, multitask-prompt: rows (default 100 for T5, else 20; with "
-                      "{v*N} in --input as many as that has)"),
-      {"prompt", "ptuning", "multitask-prompt"})
+  own(app->add_option(
+          "--virtual-tokens", f.virtual_tokens,
+          "prompt, ptuning, multitask-prompt, prefix: rows (default 100 for T5 prompts, "
+          "else 20; unipelt 10; with {v*N} in --input as many as that has)"),
+      {"prompt", "ptuning", "multitask-prompt", "prefix", "unipelt"})
       ->check(Between(1, 100000));
   own(app->add_option("--encoder-width", f.encoder_width,
                       "ptuning: width of the prompt encoder (default: the base's)"),
@@ -104,11 +109,15 @@ void AddMethodFlags(CLI::App* app, MethodFlags& f) {
       ->check(Between(1, 65536))
       ->capture_default_str();
   const std::vector<std::string> tables = {"prompt", "multitask-prompt"};
-  own(app->add_option("--init", f.init, "prompt, multitask-prompt: initialisation (default vocab)"),
-      tables)
-      ->check(CLI::IsMember({"random", "normal", "vocab", "labels", "text", "file"}));
-  own(app->add_option("--init-text", f.init_text, "prompt, multitask-prompt: text for --init text"),
-      tables);
+  const std::vector<std::string> starts = {"prompt", "multitask-prompt", "prefix"};
+  own(app->add_option("--init", f.init,
+                      "prompt, multitask-prompt: initialisation (default vocab); prefix: normal, "
+                      "zero or text"),
+      starts)
+      ->check(CLI::IsMember({"random", "normal", "zero", "vocab", "labels", "text", "file"}));
+  own(app->add_option("--init-text", f.init_text,
+                      "prompt, multitask-prompt, prefix: text for --init text"),
+      starts);
   own(app->add_option("--init-file", f.init_file,
                       "prompt, multitask-prompt: .npy file or adapter folder for --init file"),
       tables);
@@ -118,19 +127,55 @@ void AddMethodFlags(CLI::App* app, MethodFlags& f) {
       tables)
       ->check(Positive())
       ->capture_default_str();
-  own(app->add_option("--rank", f.rank, "lora: rank"), {"lora"})
+  own(app->add_option("--rank", f.rank, "lora, dora: rank"), {"lora", "dora", "unipelt"})
       ->check(Between(1, 65536))
       ->capture_default_str();
-  own(app->add_option("--alpha", f.alpha, "lora: alpha"), {"lora"})
+  own(app->add_option("--alpha", f.alpha, "lora, dora: alpha"), {"lora", "dora", "unipelt"})
       ->check(Positive())
       ->capture_default_str();
-  own(app->add_option("--dropout", f.dropout, "lora: dropout rate"), {"lora"})
+  own(app->add_option("--dropout", f.dropout, "lora, dora, prefix, adapters: dropout rate"),
+      {"lora", "dora", "prefix", "adapter", "parallel-adapter", "unipelt"})
       ->check(Between(0.0, 0.999))
       ->capture_default_str();
-  own(app->add_flag("--rslora", f.rslora, "lora: scale alpha / sqrt(rank)"), {"lora"});
+  own(app->add_flag("--rslora", f.rslora, "lora, dora: scale alpha / sqrt(rank)"),
+      {"lora", "dora"});
   own(app->add_option("--targets", f.targets,
-                      "lora, ia3: module names, e.g. q_proj,v_proj or all-linear"),
-      {"lora", "ia3"});
+                      "lora, dora, ia3, bitfit: module names, e.g. q_proj,v_proj or all-linear"),
+      {"lora", "dora", "ia3", "bitfit", "unipelt"});
+  const std::vector<std::string> lora = {"lora", "dora"};
+  own(app->add_option("--exclude", f.exclude, "lora, dora, ia3: module names that are no targets"),
+      {"lora", "dora", "ia3"});
+  own(app->add_option("--layers", f.layers, "lora, dora: numbers of layers, e.g. 0,1,2"), lora);
+  own(app->add_option("--init-lora", f.init_lora,
+                      "lora: start of the factors; gaussian, or from the weights: pissa, olora"),
+      lora)
+      ->check(CLI::IsMember({"default", "gaussian", "pissa", "olora"}))
+      ->capture_default_str();
+  own(app->add_option("--bias", f.bias, "lora, dora: which of the base's biases are trained"), lora)
+      ->check(CLI::IsMember({"none", "all", "lora_only"}))
+      ->capture_default_str();
+  own(app->add_flag("--lora-bias", f.lora_bias, "lora: a bias of B's own"), {"lora"});
+  own(app->add_option("--modules-to-save", f.modules_to_save,
+                      "lora, dora: modules trained as whole copies, e.g. lm_head"),
+      lora);
+  own(app->add_option("--lora-plus-ratio", f.lora_plus_ratio,
+                      "lora, dora: learning rate of B over that of A (LoRA+)"),
+      lora)
+      ->check(Positive())
+      ->capture_default_str();
+  AddModuleFlags(app, f.modules, own);
+}
+
+std::vector<std::string> List(const std::string& names) {
+  return names.empty() ? std::vector<std::string>() : absl::StrSplit(names, ',');
+}
+
+// "0,1,2". False: not whole numbers.
+bool ParseLayers(const std::string& text, std::vector<int>& layers) {
+  for (const std::string& number : List(text)) {
+    if (!absl::SimpleAtoi(number, &layers.emplace_back()) || layers.back() < 0) return false;
+  }
+  return true;
 }
 
 absl::Status CheckMethodFlags(const MethodFlags& f) {
@@ -148,11 +193,26 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
                                        ? "--init-adapter, whose settings are the adapter's own"
                                        : "--method " + f.method));
   }
+  if (std::vector<int> layers; !ParseLayers(f.layers, layers)) {
+    return UsageError(
+        absl::StrCat("--layers: expected layer numbers such as 0,1,2, found ", f.layers));
+  }
+  if (f.init == "text" && f.method == "prefix" && f.modules.projection) {
+    return UsageError("--init text: expected a prefix without --prefix-projection");
+  }
   if (f.init == "text" && f.init_text.empty()) {
     return UsageError("--init text: expected the text, --init-text TEXT");
   }
   if (f.method == "multitask-prompt" && f.num_tasks == 0) {
     return UsageError("--method multitask-prompt: expected --num-tasks N");
+  }
+  const bool prefix_init =
+      f.init.empty() || f.init == "normal" || f.init == "zero" || f.init == "text";
+  if (f.method == "prefix" ? !prefix_init : f.init == "zero") {
+    return UsageError(absl::StrCat(
+        "--init ", f.init, ": expected ",
+        f.method == "prefix" ? "normal, zero or text with --method prefix"
+                             : absl::StrCat("another initialisation with --method ", f.method)));
   }
   if (f.init == "file" && f.init_file.empty()) {
     return UsageError("--init file: expected the file, --init-file FILE");
@@ -160,29 +220,51 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
   return absl::OkStatus();
 }
 
-AdapterConfig ConfigOf(const MethodFlags& f, const std::string& model_type) {
-  const std::vector<std::string> targets =
-      f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
-  AdapterConfig config = FullConfig();
-  if (f.method == "lora") {
-    LoraConfig lora;
-    lora.rank = f.rank;
-    lora.alpha = f.alpha;
-    lora.dropout = f.dropout;
-    lora.rslora = f.rslora;
-    lora.targets.modules = targets.empty() ? DefaultLoraTargets(model_type) : targets;
-    config = lora;
-  } else if (f.method == "ptuning") {
-    config =
-        PTuningConfig{.virtual_tokens = f.virtual_tokens,
-                      .encoder_width = f.encoder_width,
-                      .encoder = f.encoder == "lstm" ? PromptEncoder::kLstm : PromptEncoder::kMlp,
-                      .encoder_layers = f.encoder_layers,
-                      .input_template = f.input_template};
-  } else if (f.method == "ia3") {
-    config = DefaultIa3Config(model_type, targets);
+namespace {
+
+LoraConfig LoraOf(const MethodFlags& f, const ModelInfo& info) {
+  static const std::map<std::string, LoraInit> kInits = {{"default", LoraInit::kDefault},
+                                                         {"gaussian", LoraInit::kGaussian},
+                                                         {"pissa", LoraInit::kPissa},
+                                                         {"olora", LoraInit::kOlora}};
+  static const std::map<std::string, LoraBias> kBiases = {
+      {"none", LoraBias::kNone}, {"all", LoraBias::kAll}, {"lora_only", LoraBias::kLoraOnly}};
+  LoraConfig lora;
+  lora.dora = f.method == "dora";
+  lora.rank = f.rank;
+  lora.alpha = f.alpha;
+  lora.dropout = f.dropout;
+  lora.rslora = f.rslora;
+  lora.init = kInits.at(f.init_lora);
+  lora.bias = kBiases.at(f.bias);
+  lora.lora_bias = f.lora_bias;
+  lora.modules_to_save = List(f.modules_to_save);
+  lora.targets.modules = f.targets.empty() ? DefaultLoraTargets(info.model_type) : List(f.targets);
+  lora.targets.exclude = List(f.exclude);
+  ParseLayers(f.layers, lora.targets.layers);
+  return lora;
+}
+
+}  // namespace
+
+absl::StatusOr<AdapterConfig> ConfigOf(const MethodFlags& f, const ModelInfo& info) {
+  if (IsModuleMethod(f.method)) {
+    SharedSettings shared{f.method, f.virtual_tokens, f.init, f.dropout, LoraOf(f, info), {}};
+    shared.targets.modules = List(f.targets);
+    return ModuleConfig(f.modules, shared, info);
   }
-  return config;
+  if (f.method == "ptuning") {
+    return PTuningConfig{
+        .virtual_tokens = f.virtual_tokens,
+        .encoder_width = f.encoder_width,
+        .encoder = f.encoder == "lstm" ? PromptEncoder::kLstm : PromptEncoder::kMlp,
+        .encoder_layers = f.encoder_layers,
+        .input_template = f.input_template};
+  }
+  if (f.method != "ia3") return LoraOf(f, info);
+  Ia3Config ia3 = DefaultIa3Config(info.model_type, List(f.targets));
+  ia3.targets.exclude = List(f.exclude);
+  return ia3;
 }
 
 absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64_t seed,
@@ -192,7 +274,13 @@ absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64
   if (!f.init_adapter.empty()) return LoadAdapter(f.init_adapter, 0, c, model);
   Random random(static_cast<uint64_t>(seed));
   PERMAFROST_RETURN_IF_ERROR(CountAnchors(data.input, f));
-  if (f.virtual_tokens == 0) f.virtual_tokens = model.info().encoder_decoder ? 100 : 20;
+  if (f.virtual_tokens == 0) {
+    const bool prompt =
+        f.method == "prompt" || f.method == "ptuning" || f.method == "multitask-prompt";
+    f.virtual_tokens = f.method == "unipelt"                    ? 10
+                       : prompt && model.info().encoder_decoder ? 100
+                                                                : 20;
+  }
   if (f.method == "prompt" || f.method == "multitask-prompt") {
     if (f.init.empty()) {
       f.init = !f.init_text.empty() ? "text" : !f.init_file.empty() ? "file" : "vocab";
@@ -203,7 +291,18 @@ absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64
         .virtual_tokens = f.virtual_tokens, .tasks = f.num_tasks, .ranks = f.num_ranks};
     return MultitaskPromptAdapter(0, config, std::move(prompt), random);
   }
-  return CreateAdapter(ConfigOf(f, model.info().model_type), 0, c, model, random);
+  PERMAFROST_ASSIGN_OR_RETURN(const AdapterConfig config, ConfigOf(f, model.info()));
+  PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, CreateAdapter(config, 0, c, model, random));
+  if (f.lora_plus_ratio != 1) SetLoraPlusRatio(*adapter.method, f.lora_plus_ratio);
+  if (f.method == "prefix" && f.init == "text") {
+    PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(s));
+    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> ids,
+                                tokenizer->Encode(f.init_text, Special::kAdd));
+    const std::vector<int32_t> tokens(ids.begin(), ids.end());
+    PERMAFROST_RETURN_IF_ERROR(
+        InitialisePrefixFromText(c, model, tokens, static_cast<PrefixTuning&>(*adapter.method)));
+  }
+  return adapter;
 }
 
 }  // namespace permafrost

@@ -58,6 +58,13 @@ TEST_F(PromptMethods, AnAnchoredPromptRemembersItsTemplate) {
     ExpectBad(generate + " --prompt x --task-id 1", {"--task-id", "found 1"});
     ExpectBad(Eval(Classes() + "--input '{subject} is'"), {"--input", "8 virtual tokens"});
     ExpectBad(Eval(Classes() + "--input '{v*2} {subject}'"), {"expected 8", "found 2"});
+    const std::string shots = Write("shots.csv", "subject,answer\nthe bird,small\n");
+    ExpectBad(Eval(Classes() + "--shots 1 --shots-data " + shots), {"--shots", input}, 2);
+    ExpectBad(Eval("--objective lm"), {"--objective lm", "virtual tokens", input}, 2);
+
+    Output("neighbors --top 1 --base " + Quoted(Stories()) + " --adapter " + Quoted(Path("out")) +
+           " --discretise " + Quoted(Path("pieces")));
+    EXPECT_EQ(json::parse(Read("pieces/adapter_config.json"))["input_template"], input);
   }
 }
 
@@ -70,6 +77,9 @@ TEST_F(PromptMethods, BadTemplates) {
   bad("--method prompt --virtual-tokens 4 --input '{v*3} {subject}'",
       {"--virtual-tokens 3", "found 4"});
   bad("--method lora --input '{v*3} {subject}'", {"prompt or ptuning", "found lora"});
+  ExpectBad(Train(Stories(), Data(),
+                  "--steps 1 --method prompt --objective lm --input '{v*3} {subject}'"),
+            {"--objective lm", "virtual tokens"}, 2);
   ExpectBad("eval --base " + Quoted(Stories()) + " --data " + Quoted(Data()) + " " + Classes() +
                 "--input '{v*3} {subject}'",
             {"virtual tokens", "found none"});
@@ -149,6 +159,35 @@ TEST_F(PromptMethods, MultitaskPromptsOfATable) {
   EXPECT_EQ(lines[1]["label"], "small");
   ExpectBad(predict + "--input '{text} is' --label-column answer --label-words big,small",
             {":2:", "task_id"});
+
+  const auto mixture = [&](const std::string& more) {
+    return "train --quiet --threads 1 --base " + Quoted(Stories()) + " --out " +
+           Quoted(Path("mixed")) + " --method multitask-prompt --num-tasks 2 --steps 1 --mixture " +
+           Write("m.json", "[{\"data\": \"t.csv\", \"input\": \"{text} {answer}\", " + more +
+                               "\"objective\": \"lm\"}]");
+  };
+  Output(mixture("\"task_column\": \"kind\", "));
+  ExpectBad(mixture(""), {":2:", "task_id"});
+}
+
+// Each text trains the prompt of its own task.
+TEST_F(PromptMethods, MultitaskPromptsOfRunningText) {
+  const auto losses = [&](const std::string& kind) {
+    Output(Train(Stories(),
+                 Write("t.csv", "text,task_id\nOnce upon a time,1\nthe dog was," + kind + "\n"),
+                 "--threads 1 --method multitask-prompt --num-tasks 2 --virtual-tokens 4 "
+                 "--steps 3 --lr 0.5 --objective lm --order file --batch-size 1"));
+    std::vector<double> list;
+    for (const json& step : JsonLines(Read("out/metrics.jsonl"))) list.push_back(step["loss"]);
+    return list;
+  };
+  const std::vector<double> other = losses("0"), same = losses("1");
+  ASSERT_EQ(other.size(), 3u);
+  EXPECT_EQ(other[0], same[0]);
+  EXPECT_NE(other[1], same[1]);
+  ExpectBad(Train(Stories(), Write("t.csv", "text,task_id\nthe dog,2\n"),
+                  "--method multitask-prompt --num-tasks 2 --steps 1 --objective lm"),
+            {":2:", "task_id from 0 to 1", "found 2"});
 }
 
 }  // namespace

@@ -154,6 +154,50 @@ TEST_P(CombineTest, Errors) {
   EXPECT_FALSE(Combine(Combination::kLinear, {{&ia3, 1}, {&ia3, 1}}).ok());
 }
 
+TEST_P(CombineTest, MoreThanFactorsAtLinearsIsRefused) {
+  const std::string& type = world_.model->info().model_type;
+  const LoraConfig plain = LoraConfigOf(DefaultLoraTargets(type), 2);
+  LoraConfig dora = plain, own_bias = plain, bias = plain, copies = plain, embedding = plain,
+             gated = plain;
+  dora.dora = true;
+  own_bias.lora_bias = true;
+  bias.bias = LoraBias::kAll;
+  copies.modules_to_save = {"lm_head"};
+  embedding.targets.modules.push_back(type == "gpt2" ? "wte" : "embed_tokens");
+  gated.gate.kind = GateConfig::Kind::kRunning;
+  for (const auto& [config, reason] :
+       std::vector<std::pair<LoraConfig, std::string>>{{dora, "DoRA"},
+                                                       {own_bias, "lora_bias"},
+                                                       {bias, "biases of the base"},
+                                                       {copies, "modules_to_save"},
+                                                       {embedding, "embedding"},
+                                                       {gated, "gates"}}) {
+    const Adapter other = FreshAdapter(config, 0, *world_.context, *world_.model);
+    const auto result = Combine(Combination::kCat, {{&adapters_[0], 1}, {&other, 1}});
+    ASSERT_FALSE(result.ok()) << reason;
+    EXPECT_NE(std::string(result.status().message()).find("found one with"), std::string::npos);
+    EXPECT_NE(std::string(result.status().message()).find(reason), std::string::npos)
+        << result.status();
+  }
+}
+
+// What PiSSA took from the weights is part of what it adds.
+TEST_P(CombineTest, ALoraThatStartedFromTheWeightsIsWhatItAdds) {
+  const std::string& type = world_.model->info().model_type;
+  const Adapter pissa =
+      FreshAdapter(ConfigNamed("lora-pissa", type), 0, *world_.context, *world_.model);
+  MoveParameters(*pissa.method, 0.05);
+  const auto result = Combine(Combination::kCat, {{&pissa, 0.5}, {&adapters_[0], 2}});
+  ASSERT_TRUE(result.ok()) << result.status();
+  const std::vector<Tensor> a = Updates(pissa), b = Updates(adapters_[0]), cat = Updates(*result);
+  for (const LinearPlace& place : world_.model->linears()) {
+    const size_t t = static_cast<size_t>(place.weight);
+    for (int64_t i = 0; i < a[t].count(); ++i) {
+      EXPECT_NEAR(cat[t].f32()[i], 0.5 * a[t].f32()[i] + 2.0 * b[t].f32()[i], 1e-6);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, CombineTest, testing::Values("llama-1", "gpt2-1"), TestName);
 
 TEST(CombinePrompts, SumsAndConcatenations) {

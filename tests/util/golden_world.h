@@ -37,9 +37,58 @@ inline LoraConfig LoraConfigOf(std::vector<std::string> targets, int64_t rank) {
 // Every method, by the name of `--method` (and its variant): what the tests of properties that all
 // methods share run on.
 inline const std::vector<std::string>& MethodNames() {
-  static const std::vector<std::string> kNames = {"prompt", "ptuning", "ptuning-lstm",    "lora",
-                                                  "ia3",    "full",    "multitask-prompt"};
+  static const std::vector<std::string> kNames = {"prompt",
+                                                  "ptuning",
+                                                  "ptuning-lstm",
+                                                  "prefix",
+                                                  "prefix-network",
+                                                  "lora",
+                                                  "dora",
+                                                  "ia3",
+                                                  "houlsby",
+                                                  "pfeiffer",
+                                                  "parallel",
+                                                  "bitfit",
+                                                  "norm",
+                                                  "head",
+                                                  "top-layers",
+                                                  "unipelt",
+                                                  "mam",
+                                                  "multitask-prompt",
+                                                  "full"};
   return kNames;
+}
+// A LoRA that starts from the base's weights, and one with all that it can train beside linears.
+inline const std::vector<std::string>& LoraFormNames() {
+  static const std::vector<std::string> kNames = {"lora-pissa", "lora-everything"};
+  return kNames;
+}
+inline BottleneckConfig BottleneckNamed(const std::string& method) {
+  BottleneckConfig adapter = method == "houlsby"    ? HoulsbyConfig()
+                             : method == "pfeiffer" ? PfeifferConfig()
+                                                    : ParallelConfig();
+  adapter.width = 5;
+  return adapter;
+}
+// Prefix, LoRA and adapter with gates, or He et al.'s prefix and parallel adapter without.
+inline UniPeltConfig UnionNamed(const std::string& method, const std::string& model_type) {
+  GateConfig gate;
+  if (method == "unipelt") gate.kind = GateConfig::Kind::kRunning;
+  gate.shared = false;
+  PrefixTuningConfig prefix;
+  prefix.virtual_tokens = 3;
+  prefix.encoder = prefix.cross = model_type == "t5";
+  prefix.peft_layout = prefix.biased = prefix.text_after_prefix = false;
+  prefix.gate = gate;
+  BottleneckConfig adapter = BottleneckNamed(method == "mam" ? "parallel" : "pfeiffer");
+  adapter.gate = gate;
+  UniPeltConfig config;
+  config.parts = {prefix, adapter};
+  if (method == "mam") return config;
+  LoraConfig lora = LoraConfigOf(DefaultLoraTargets(model_type), 2);
+  lora.gate = gate;
+  config.parts.emplace_back(lora);
+  return config;
 }
 inline AdapterConfig ConfigNamed(const std::string& method, const std::string& model_type) {
   if (method == "prompt") return PromptConfig(5);
@@ -48,12 +97,35 @@ inline AdapterConfig ConfigNamed(const std::string& method, const std::string& m
     return PTuningConfig{.virtual_tokens = 5, .encoder_width = 7, .encoder = PromptEncoder::kLstm};
   }
   if (method == "ia3") return DefaultIa3Config(model_type, {});
+  if (method.starts_with("prefix")) {
+    PrefixTuningConfig prefix;
+    prefix.virtual_tokens = 4;
+    prefix.layers = model_type == "t5" ? 3 : 0;  // the larger of the golden bases' stacks
+    prefix.projection = method == "prefix-network";
+    prefix.projection_width = 6;
+    return prefix;
+  }
+  if (method == "houlsby" || method == "pfeiffer" || method == "parallel") {
+    return BottleneckNamed(method);
+  }
+  if (method == "bitfit") return BitFitConfig();
+  if (method == "norm") return FullConfig{.part = FullConfig::Part::kNorms, .layers = 0};
+  if (method == "head") return FullConfig{.part = FullConfig::Part::kHead, .layers = 0};
+  if (method == "top-layers") return FullConfig{.part = FullConfig::Part::kTopLayers, .layers = 1};
+  if (method == "unipelt" || method == "mam") return UnionNamed(method, model_type);
   if (method == "full") return FullConfig();
   if (method == "multitask-prompt") {
     return MultitaskPromptConfig{.virtual_tokens = 5, .tasks = 2, .ranks = 2};
   }
   LoraConfig lora = LoraConfigOf({"all-linear"}, 3);
   lora.dropout = 0.1;
+  lora.dora = method == "dora";
+  if (method == "lora-pissa") lora.init = LoraInit::kPissa;
+  if (method == "lora-everything") {
+    lora.targets.modules.push_back(model_type == "gpt2" ? "wte" : "embed_tokens");
+    lora.bias = LoraBias::kAll;
+    lora.modules_to_save = {"lm_head", model_type == "gpt2" ? "ln_f" : "norm"};
+  }
   return lora;
 }
 
