@@ -95,6 +95,22 @@ Var Activate(Context& c, Activation activation, Var x);
 // act(gate) * up. Saves gate and up.
 Var Gated(Context& c, Activation activation, const Var& gate, const Var& up);
 
+// One direction of an LSTM (Hochreiter and Schmidhuber 1997; torch's gates and their order i, f, g,
+// o) over the rows of `gates` [R, 4 h] = x W_ih^T + biases, from the last row to the first if
+// `reverse`: gates += y_before w^T, c = s(f) c_before + s(i) tanh(g), y = s(o) tanh(c), w [4 h, h],
+// y and c start at 0. Returns y [R, h]. Saves the gates, the cells and w, and y if w needs a
+// gradient.
+Var Lstm(Context& c, const Var& gates, const Var& w, bool reverse);
+
+// y [n, D] = x[0:n] * (a[a_begin : a_begin + n] b[b_begin : b_begin + r]), elementwise by a product
+// of low rank (multitask prompts, Wang et al. 2023). x [P, D], a [any, r], b [any, D]. Saves x, a,
+// b and the product, each if another input's gradient reads it.
+struct LowRankScale {
+  int64_t rows = 0;  // n
+  int64_t a_begin = 0, b_begin = 0;
+};
+Var ScaleByLowRank(Context& c, const Var& x, const Var& a, const Var& b, const LowRankScale& part);
+
 // Cosines and sines [positions, K / 2] of rotary embedding.
 struct RopeTable {
   Tensor cos;

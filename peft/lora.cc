@@ -289,6 +289,13 @@ LowRankPair Lora::Factors(const Pair& pair) const {
   return {StackedRows(a, pair.start.a), WithNegatedColumns(b, pair.start.b)};
 }
 
+std::optional<LoraTerm> Lora::TermOf(int linear) const {
+  const std::optional<Pair>& pair = pairs_[static_cast<size_t>(linear)];
+  if (!pair.has_value()) return std::nullopt;
+  const LowRankPair factors = Factors(*pair);
+  return LoraTerm{factors.a, factors.b, pair->options.scale};
+}
+
 void Lora::MergeInto(const Model& model, std::vector<Tensor>& values) const {
   copies_.MergeInto(values);
   // w[n, k] += scale (b a)[n, k]

@@ -44,6 +44,12 @@ struct LoraConfig {
 // PEFT's default targets of a model type.
 std::vector<std::string> DefaultLoraTargets(const std::string& model_type);
 
+// y += scale B A x at a linear, A [r, D], B [N, r].
+struct LoraTerm {
+  Tensor a, b;
+  double scale = 1;
+};
+
 // LoRA+ (Hayou et al. 2024): the rate of the linears' B becomes `ratio` times the rate of the rest.
 void SetLoraPlusRatio(Method& method, double ratio);
 
@@ -66,6 +72,11 @@ class Lora : public Method {
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
   Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                const PlaceRows& rows) override;
+
+  // What acts on a linear (its index), if anything does. Its tensors are the method's own, unless
+  // the pair started from the base's weights.
+  std::optional<LoraTerm> TermOf(int linear) const;
+  bool acts_on_embeddings() const { return !embeddings_.empty(); }
 
   bool ReadsAllRows() const override { return reads_all_rows_; }
   std::vector<GateMean> TakeGateMeans() override;

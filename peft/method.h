@@ -43,6 +43,12 @@ class Method : public Hooks {
   // What the adapter file holds: the parameters, or what is made of them.
   virtual std::vector<FileTensor> FileTensors() const;
 
+  // The text that lines are made of, its virtual tokens as {v*N} among columns and words; empty:
+  // virtual tokens, if there are any, stand in front.
+  virtual std::string InputTemplate() const { return ""; }
+  // How many prompts a line can choose from (TokenLine::prompt).
+  virtual int64_t Prompts() const { return 1; }
+
   // Means of the method's gates since they were last taken, over all rows of its task.
   virtual std::vector<GateMean> TakeGateMeans() { return {}; }
 
@@ -84,9 +90,12 @@ class AdapterSet : public Hooks {
   // several or none. Error: an unknown name (lists what is loaded).
   absl::StatusOr<int> TaskOf(const std::string& name) const;
   Method* method(size_t i) const { return methods_[i].get(); }
+  // The method of a task, or null.
+  const Method* MethodOf(int task) const;
   size_t size() const { return methods_.size(); }
 
   int64_t VirtualTokens(int task) const override;
+  int64_t AnchoredTokens(int task) const override;
   int64_t FirstPosition(int task) const override;
   bool ReadsAllRows() const override;
   const Var* Replacement(TensorId tensor, int task) const override;
