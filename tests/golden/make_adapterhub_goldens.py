@@ -100,6 +100,7 @@ def configs():
         },
         "qwen2-1": {
             "houlsby_map": DoubleSeqBnConfig(reduction_factor={"0": 18.0, "default": 14.0}),
+            "pfeiffer": SeqBnConfig(reduction_factor=18, ln_after=True),
             "parallel": ParBnConfig(reduction_factor=14, scaling=2.5),
             "lora_gated": LoRAConfig(r=2, attn_matrices=["v"], intermediate_lora=True, output_lora=True, use_gating=True),
             "ia3": IA3Config(),
