@@ -15,7 +15,7 @@ void AddInto(Context& c, const Tensor& x, const Tensor& y) {
                       c.parallel());
 }
 
-bool AnyNeedsGrad(std::initializer_list<const Var*> inputs) {
+bool AnyNeedsGrad(absl::Span<const Var* const> inputs) {
   return std::any_of(inputs.begin(), inputs.end(), [](const Var* v) { return v->needs_grad(); });
 }
 
@@ -114,11 +114,11 @@ Tensor Tape::Compressed(Context& c, const Tensor& t) {
   return copy;
 }
 
-bool WillRecord(const Context& c, std::initializer_list<const Var*> inputs) {
+bool WillRecord(const Context& c, absl::Span<const Var* const> inputs) {
   return c.tape.mode == TapeMode::kRecord && AnyNeedsGrad(inputs);
 }
 
-Var RecordNode(Context& c, const char* name, std::initializer_list<const Var*> inputs, Tensor y,
+Var RecordNode(Context& c, const char* name, absl::Span<const Var* const> inputs, Tensor y,
                Saved saved, BackwardFunction backward) {
   if (c.tape.mode == TapeMode::kOff || !AnyNeedsGrad(inputs)) return Var(std::move(y));
   auto slot = std::make_shared<GradSlot>();

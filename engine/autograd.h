@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "engine/tensor.h"
 
 namespace permafrost {
@@ -131,19 +132,19 @@ class Tape {
 };
 
 // Gives y a slot, and a node if the tape records, if any input needs a gradient.
-Var RecordNode(Context& c, const char* name, std::initializer_list<const Var*> inputs, Tensor y,
+Var RecordNode(Context& c, const char* name, absl::Span<const Var* const> inputs, Tensor y,
                Saved saved, BackwardFunction backward);
 
 template <class F>
-Var Record(Context& c, const char* name, std::initializer_list<const Var*> inputs, Tensor y,
-           Saved saved, F backward) {
+Var Record(Context& c, const char* name, absl::Span<const Var* const> inputs, Tensor y, Saved saved,
+           F backward) {
   static_assert(std::is_trivially_copyable_v<F>,
                 "tensors go through Saved, where they are counted");
   return RecordNode(c, name, inputs, std::move(y), std::move(saved), backward);
 }
 
 // Whether Record would keep a node for these inputs: ops skip work that only a gradient needs.
-bool WillRecord(const Context& c, std::initializer_list<const Var*> inputs);
+bool WillRecord(const Context& c, absl::Span<const Var* const> inputs);
 
 // Seeds d(root) = `seed` and runs the whole tape backwards.
 void Backward(Context& c, const Var& root, const Tensor& seed);

@@ -26,20 +26,31 @@ Var MatMulTransposed(Context& c, const Var& x, const Var& w);
 
 // y[:, :] += bias [1, N].
 Var AddBias(Context& c, Var y, const Var& bias);
+// The same on the rows of `spans`.
+Var AddBias(Context& c, Var y, const Var& bias, absl::Span<const TaskSpan> spans);
 
-// y += scale * dropout(x) A^T B^T on the rows of `spans` (LoRA, Hu et al. 2021, eq. 3). A [r, D], B
-// [N, r]. Saves x, and the r-wide product of those rows. `place` identifies the dropout mask.
+// y += scale * gate_i * dropout(x) A^T B^T on the rows i of `spans` (LoRA, Hu et al. 2021, eq. 3).
+// A [r, D], B [N, r], gate [R, 1] or empty for 1. Saves x, and the r-wide product of those rows.
+// `place` identifies the dropout mask.
 struct LowRank {
   float scale = 1;
   float dropout = 0;
   uint32_t place = 0;
 };
 Var AddLowRank(Context& c, Var y, const Var& x, const Var& a, const Var& b, const LowRank& options,
-               absl::Span<const TaskSpan> spans);
+               absl::Span<const TaskSpan> spans, const Var& gate = {});
 
 // x with the rows of `spans` multiplied by scale [1, D] (IA3, Liu et al. 2022). Saves x if the
 // scale needs a gradient.
 Var ScaleColumns(Context& c, Var x, const Var& scale, absl::Span<const TaskSpan> spans);
+
+// x with row i multiplied by gate [R, 1] at i. Saves x if the gate needs a gradient, and the gate.
+Var ScaleRows(Context& c, Var x, const Var& gate);
+
+// The rows of `spans` one after another: x itself if they are all rows. Saves nothing.
+Var TakeRows(Context& c, const Var& x, absl::Span<const TaskSpan> spans);
+// x with the rows of `spans` replaced by `rows` [their number, D], in order. Saves nothing.
+Var PutRows(Context& c, Var x, const Var& rows, absl::Span<const TaskSpan> spans);
 
 // x + y. Saves nothing.
 Var Add(Context& c, Var x, const Var& y);
@@ -74,10 +85,27 @@ struct AttentionOptions {
   bool causal = true;
   int64_t bias_distance = 0;  // M
 };
+// Consecutive query rows that see a prefix; the first has position `position`.
+struct PrefixRows {
+  int64_t begin = 0;
+  int64_t length = 0;
+  int64_t position = 0;
+};
+// Trained keys and values that some rows see beside the text's (Li & Liang 2021). They are visible
+// to every row of `segments`.
+struct AttentionPrefix {
+  Var keys, values;     // [P, G K]
+  Var gate;             // [R, 1] or empty: row i sees gate_i keys and gate_i values
+  bool biased = false;  // with the position bias of `position` .. `position` + P - 1, or none
+  int64_t position = 0;
+  std::vector<PrefixRows> segments;
+};
+
 // softmax(scale q k^T + bias) v over the plan's segments. q [R, H K], k and v [key rows, G K]; bias
 // may be empty. `plan` must outlive the tape. Saves q, k, v, the output and the log-sum-exp [R, H].
 Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& bias,
-              const AttentionPlan& plan, const AttentionOptions& options);
+              const AttentionPlan& plan, const AttentionOptions& options,
+              absl::Span<const AttentionPrefix> prefixes = {});
 
 // [R, width]: columns begin .. begin + width of x. Saves nothing.
 Var Columns(Context& c, const Var& x, int64_t begin, int64_t width);
@@ -89,6 +117,17 @@ Var GatherRows(Context& c, const Var& x, const std::vector<int32_t>& ids);
 // index lists must outlive the tape.
 Var ReplaceRows(Context& c, Var x, const std::vector<int32_t>& rows, const Var& source,
                 const std::vector<int32_t>& source_rows);
+
+// Sums that earlier calls of a generation left: sum and count by slot.
+struct RunningSums {
+  Tensor table;                          // [slots, 2]
+  const std::vector<int32_t>& slots;     // by row: where its own sum goes
+  const std::vector<int32_t>& previous;  // by row without a previous row: the slot before it, or -1
+};
+// g [R, 1]: the mean of sigmoid(logits [R, 1]) over the rows that `pooling` lets a row see, 0 where
+// there are none. `pooling` must outlive the tape. Saves [R, 1] sigmoids and counts.
+Var PooledGate(Context& c, const Var& logits, const Pooling& pooling,
+               const RunningSums* earlier = nullptr);
 
 // dropout(x) with inverted scaling; the identity unless c.training. Saves nothing.
 Var Dropout(Context& c, Var x, float rate, uint32_t place);

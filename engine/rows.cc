@@ -18,13 +18,14 @@ void Append(std::vector<TaskSpan>& spans, int64_t begin, int64_t end, int task) 
 
 }  // namespace
 
-int Rows::Add(absl::Span<const int32_t> new_ids, int parent, int task, int source) {
+int Rows::Add(absl::Span<const int32_t> new_ids, int parent, int task, int source,
+              int64_t position) {
   PERMAFROST_CHECK(parent < static_cast<int>(segments.size()))
       << "Rows::Add: parent " << parent << " of " << segments.size() << " segments";
   Segment s{.parent = parent,
             .begin = count(),
             .length = static_cast<int64_t>(new_ids.size()),
-            .position = 0,
+            .position = position,
             .task = task,
             .source = source};
   if (parent != kNoParent) {
@@ -66,6 +67,34 @@ AttentionPlan Rows::CrossPlan(const Rows& encoder) const {
     plan.spans.push_back({e.begin, e.length, e.position});
   }
   return plan;
+}
+
+Pooling Rows::RunningPooling() const {
+  Pooling pooling;
+  const size_t rows = ids.size();
+  pooling.previous.resize(rows), pooling.read.resize(rows), pooling.counted.resize(rows);
+  std::vector<int32_t> last;  // by segment: its last row, or that of the nearest ancestor with rows
+  for (const Segment& s : segments) {
+    int32_t row = s.parent == kNoParent ? -1 : last[static_cast<size_t>(s.parent)];
+    for (int64_t i = s.begin; i < s.begin + s.length; ++i) {
+      const size_t at = static_cast<size_t>(i);
+      pooling.previous[at] = row;
+      row = static_cast<int32_t>(i);
+      pooling.read[at] = row;
+      pooling.counted[at] = ids[at] != kVirtual;
+    }
+    last.push_back(row);
+  }
+  return pooling;
+}
+
+Pooling Rows::SegmentPooling() const {
+  Pooling pooling = RunningPooling();
+  for (const Segment& s : segments) {
+    std::fill_n(pooling.read.begin() + s.begin, s.length,
+                static_cast<int32_t>(s.begin + s.length - 1));
+  }
+  return pooling;
 }
 
 std::vector<TaskSpan> Rows::TaskSpans() const {

@@ -26,7 +26,7 @@ struct Segment {
   int parent = kNoParent;
   int64_t begin = 0;
   int64_t length = 0;
-  int64_t position = 0;  // of the first row: the parent's end, else 0
+  int64_t position = 0;  // of the first row: the parent's end, else what Add was given
   int task = kNoTask;    // which adapter its rows use
   int source = -1;       // encoder segment that a decoder segment attends to
 };
@@ -51,20 +51,33 @@ struct AttentionPlan {
   std::vector<kernels::KeySpan> spans;
 };
 
+// Means over the rows of a text: row i may use the mean that has run up to row read[i].
+struct Pooling {
+  std::vector<int32_t>
+      previous;  // by row: the row before it in its text, ancestors included, or -1
+  std::vector<int32_t> read;
+  std::vector<uint8_t> counted;  // whether a row is part of the mean: virtual rows are not
+};
+
 struct Rows {
   std::vector<Segment> segments;
   std::vector<int32_t> ids;        // token id of each row, or kVirtual
   std::vector<int32_t> positions;  // of each row
   std::vector<Target> targets;
 
-  // Appends a segment of ids.size() rows and returns its index. Positions go on from the parent.
+  // Appends a segment of ids.size() rows and returns its index. Positions go on from the parent; a
+  // root starts at `position`.
   int Add(absl::Span<const int32_t> ids, int parent = kNoParent, int task = kNoTask,
-          int source = -1);
+          int source = -1, int64_t position = 0);
   int64_t count() const { return static_cast<int64_t>(ids.size()); }
 
   AttentionPlan SelfPlan() const;
   // Each segment reads the rows of its source in `encoder`.
   AttentionPlan CrossPlan(const Rows& encoder) const;
+  // Running means (a row reads up to itself), or means over a row's whole segment and its
+  // ancestors.
+  Pooling RunningPooling() const;
+  Pooling SegmentPooling() const;
   // Runs of rows of equal task, in row order.
   std::vector<TaskSpan> TaskSpans() const;
 };

@@ -59,6 +59,9 @@ struct AttentionForwardArgsOf {
 // zero-filled by the caller elsewhere (the kernel does not touch other rows); dbias accumulates.
 // A key row read by several segments (a shared prompt) sums over them in segment order.
 // Any of dq, dk, dv, dbias may be null.
+//
+// A row whose keys lie in several calls (a prefix beside the text) has one lse over all of them; a
+// call then takes that lse and the row's delta = rowsum(dout out), out over all keys as well.
 template <class T>
 struct AttentionBackwardArgsOf {
   const T* q;
@@ -67,9 +70,10 @@ struct AttentionBackwardArgsOf {
   int64_t k_stride;
   const T* v;
   int64_t v_stride;
-  const T* out;
+  const T* out;  // read where delta is null: the keys of this call are all that a row sees
   int64_t out_stride;
   const T* lse;
+  const T* delta;  // [R, H] or null
   const T* dout;
   int64_t dout_stride;
   T* dq;

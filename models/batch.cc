@@ -13,6 +13,8 @@ constexpr int32_t kIgnored = -100;
 void FinishStack(StackRows& stack) {
   stack.self = stack.rows.SelfPlan();
   stack.spans = stack.rows.TaskSpans();
+  stack.running = stack.rows.RunningPooling();
+  stack.whole = stack.rows.SegmentPooling();
   stack.lookup = stack.rows.ids;
   std::map<int, VirtualRows> by_task;
   for (const Segment& s : stack.rows.segments) {
@@ -62,6 +64,11 @@ std::vector<int32_t> ShiftRight(const BatchLayout& layout, absl::Span<const int3
   return shifted;
 }
 
+int AddDecoderText(const BatchLayout& layout, PromptRoots& roots, Rows& rows,
+                   absl::Span<const int32_t> ids, int task) {
+  return rows.Add(ids, roots.Of(task), task, -1, layout.first_position(task));
+}
+
 int AddEncoderText(const BatchLayout& layout, Batch& batch, absl::Span<const int32_t> ids,
                    int task) {
   return batch.encoder.rows.Add(WithVirtual(layout.virtual_tokens(task), ids), kNoParent, task);
@@ -104,7 +111,7 @@ Batch MakeBatch(const BatchLayout& layout, absl::Span<const TokenLine> lines, Ou
       const int source = AddEncoderText(layout, batch, line.input_ids, line.task);
       segment = rows.Add(ShiftRight(layout, line.labels), kNoParent, line.task, source);
     } else {
-      segment = rows.Add(line.input_ids, roots.Of(line.task), line.task);
+      segment = AddDecoderText(layout, roots, rows, line.input_ids, line.task);
     }
     const Segment s = rows.segments[static_cast<size_t>(segment)];
     for (size_t j = 0; j < line.labels.size(); ++j) {
@@ -155,7 +162,7 @@ Batch MakeChoiceBatch(const BatchLayout& layout, absl::Span<const ChoiceLine> li
       }
       continue;
     }
-    const int stem = rows.Add(line.input_ids, roots.Of(line.task), line.task);
+    const int stem = AddDecoderText(layout, roots, rows, line.input_ids, line.task);
     const Segment s = rows.segments[static_cast<size_t>(stem)];
     int64_t last = s.begin + s.length - 1;  // predicts the first token of every candidate
     if (s.length == 0 && s.parent != kNoParent) {

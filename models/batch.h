@@ -22,6 +22,7 @@ struct StackRows {
   Rows rows;
   AttentionPlan self;
   std::vector<TaskSpan> spans;
+  Pooling running, whole;       // of gates: up to a row, and over its segment
   std::vector<int32_t> lookup;  // token ids, 0 for virtual rows
   std::vector<VirtualRows> virtual_rows;
 };
@@ -54,6 +55,7 @@ struct BatchLayout {
   int32_t decoder_start = 0;
   int32_t pad = 0;  // stands for -100 in a shifted decoder input
   std::function<int64_t(int task)> virtual_tokens;
+  std::function<int64_t(int task)> first_position;  // of a decoder-only text without virtual tokens
 };
 
 // Which decoder rows are wanted: those with a label, or (forward's logits) every text row.

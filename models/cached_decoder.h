@@ -27,6 +27,7 @@ class CachedDecoder {
 
  private:
   int64_t RegionBegin(int64_t beam) const { return prompt_rows_ + beam * stride_; }
+  std::vector<Tensor*> Tables();
   void Reserve(int64_t stride);
   void Reorder(absl::Span<const int32_t> parents);
   Batch StepBatch(absl::Span<const int32_t> tokens) const;
@@ -37,8 +38,9 @@ class CachedDecoder {
   int task_;
   int64_t beams_;
   int64_t prompt_rows_ = 0;
-  int64_t steps_ = 0;   // rows in each region
-  int64_t stride_ = 0;  // rows a region has room for
+  int64_t first_position_ = 0;  // of the prompt's first row
+  int64_t steps_ = 0;           // rows in each region
+  int64_t stride_ = 0;          // rows a region has room for
   Cache cache_;
   Batch prompt_;  // T5: later steps refer to its encoder rows
   Var encoded_;

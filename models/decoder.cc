@@ -129,60 +129,69 @@ absl::StatusOr<std::unique_ptr<Model>> Decoder::Load(Context& c, const BaseFiles
   return model;
 }
 
-Var Decoder::ApplyNorm(Context& c, const ForwardState& f, const Norm& norm, const Var& x) const {
-  if (norm.bias == kNoTensor) {
-    return RmsNorm(c, x, BaseVector(f, norm.scale), config_.norm_epsilon);
-  }
-  return LayerNorm(c, x, BaseVector(f, norm.scale), BaseVector(f, norm.bias), config_.norm_epsilon);
+Var Decoder::ApplyNorm(Context& c, const ForwardState& f, const Norm& norm, const Var& x,
+                       const PlaceRows& rows) const {
+  return ByTask(c, f.hooks, {norm.scale, norm.bias}, x, rows.spans, x.columns(),
+                [&](Context& ctx, const Var& part, int task) {
+                  const Var scale = BaseVector(f, norm.scale, task);
+                  if (norm.bias == kNoTensor) {
+                    return RmsNorm(ctx, part, scale, config_.norm_epsilon);
+                  }
+                  return LayerNorm(ctx, part, scale, BaseVector(f, norm.bias, task),
+                                   config_.norm_epsilon);
+                });
 }
 
 Var Decoder::AttentionHeads(Context& c, const ForwardState& f, size_t index,
                             const Var& residual) const {
   const Layer& layer = layers_[index];
-  const Var x = ApplyNorm(c, f, layer.attention_norm, residual);
-  const StackRows& rows = f.batch.decoder;
+  const PlaceRows rows = f.DecoderRows();
+  const Var x = ApplyNorm(c, f, layer.attention_norm, residual, rows);
   Var q, k, v;
   if (config_.gpt2) {
-    const Var fused = ApplyLinear(c, f, layer.fused, x, rows.spans);
+    const Var fused = ApplyLinear(c, f, layer.fused, x, rows);
     q = Columns(c, fused, 0, config_.hidden);
     k = Columns(c, fused, config_.hidden, config_.hidden);
     v = Columns(c, fused, 2 * config_.hidden, config_.hidden);
   } else {
-    const std::vector<int32_t>& positions = rows.rows.positions;
-    q = Rope(c, ApplyLinear(c, f, layer.query, x, rows.spans), rope_, positions, config_.heads);
-    k = Rope(c, ApplyLinear(c, f, layer.key, x, rows.spans), rope_, positions, config_.key_heads);
-    v = ApplyLinear(c, f, layer.value, x, rows.spans);
+    const std::vector<int32_t>& positions = rows.stack.rows.positions;
+    q = Rope(c, ApplyLinear(c, f, layer.query, x, rows), rope_, positions, config_.heads);
+    k = Rope(c, ApplyLinear(c, f, layer.key, x, rows), rope_, positions, config_.key_heads);
+    v = ApplyLinear(c, f, layer.value, x, rows);
   }
   if (f.cache != nullptr) std::tie(k, v) = StoreKeyValue(*f.cache, index, k, v);
+  const SiteId site{Stack::kDecoder, static_cast<int>(index), Sublayer::kSelfAttention,
+                    Projection::kOutput};
   const float scale =
       config_.scale_attention ? 1 / std::sqrt(static_cast<float>(config_.head_size)) : 1.0f;
-  return Attention(c, q, k, v, {}, rows.self,
+  return Attention(c, q, k, v, {}, rows.stack.self,
                    {.heads = config_.heads,
                     .key_heads = config_.key_heads,
                     .head_size = config_.head_size,
                     .scale = scale,
                     .causal = true,
-                    .bias_distance = 0});
+                    .bias_distance = 0},
+                   Prefixes(c, f, site, x, rows));
 }
 
 Var Decoder::SelfAttention(Context& c, const ForwardState& f, size_t index, const Var& x) const {
   const Var heads = RecomputedIf(
       c.recompute == Recompute::kAttention, c, x,
       [this, f, index](Context& ctx, const Var& in) { return AttentionHeads(ctx, f, index, in); });
-  return ApplyLinear(c, f, layers_[index].output, heads, f.batch.decoder.spans);
+  return ApplyLinear(c, f, layers_[index].output, heads, f.DecoderRows());
 }
 
 Var Decoder::FeedForward(Context& c, const ForwardState& f, size_t index, const Var& x,
-                         absl::Span<const TaskSpan> spans) const {
+                         const PlaceRows& rows) const {
   const Layer& layer = layers_[index];
   Var h;
   if (config_.gpt2) {
-    h = Activate(c, config_.activation, ApplyLinear(c, f, layer.up, x, spans));
+    h = Activate(c, config_.activation, ApplyLinear(c, f, layer.up, x, rows));
   } else {
-    h = Gated(c, config_.activation, ApplyLinear(c, f, layer.gate, x, spans),
-              ApplyLinear(c, f, layer.up, x, spans));
+    h = Gated(c, config_.activation, ApplyLinear(c, f, layer.gate, x, rows),
+              ApplyLinear(c, f, layer.up, x, rows));
   }
-  return ApplyLinear(c, f, layer.down, h, spans);
+  return ApplyLinear(c, f, layer.down, h, rows);
 }
 
 Var Decoder::LayerForward(Context& c, const ForwardState& f, size_t index, Var x) const {
@@ -191,26 +200,29 @@ Var Decoder::LayerForward(Context& c, const ForwardState& f, size_t index, Var x
   const SiteId attention_site{Stack::kDecoder, number, Sublayer::kSelfAttention,
                               Projection::kOutput};
   Var y = SelfAttention(c, f, index, x);
-  y = f.hooks.OnSublayerOutput(c, attention_site, x, std::move(y), f.batch.decoder.spans);
+  y = f.hooks.OnSublayerOutput(c, attention_site, x, std::move(y), f.DecoderRows());
   x = Add(c, std::move(x), y);
 
   // Above the last attention only the wanted rows matter.
   const bool last = index + 1 == layers_.size();
-  const std::vector<TaskSpan>& spans = last ? f.batch.output_spans : f.batch.decoder.spans;
-  if (last) x = GatherRows(c, x, f.batch.outputs);
+  const bool narrow = last && !f.hooks.ReadsAllRows();
+  const PlaceRows rows = narrow ? f.WantedRows() : f.DecoderRows();
+  if (narrow) x = GatherRows(c, x, f.batch.outputs);
 
   const SiteId mlp_site{Stack::kDecoder, number, Sublayer::kFeedForward, Projection::kDown};
-  y = FeedForward(c, f, index, ApplyNorm(c, f, layer.mlp_norm, x), spans);
-  y = f.hooks.OnSublayerOutput(c, mlp_site, x, std::move(y), spans);
-  return Add(c, std::move(x), y);
+  y = FeedForward(c, f, index, ApplyNorm(c, f, layer.mlp_norm, x, rows), rows);
+  y = f.hooks.OnSublayerOutput(c, mlp_site, x, std::move(y), rows);
+  x = Add(c, std::move(x), y);
+  return last && !narrow ? GatherRows(c, x, f.batch.outputs) : x;
 }
 
 Var Decoder::Decode(Context& c, const Batch& batch, const Var&, Hooks& hooks, Cache* cache) const {
   const ForwardState f{*this, hooks, batch, cache};
   Var x = Embed(c, Stack::kDecoder, batch, hooks);
   if (config_.gpt2) {
-    x = Add(c, std::move(x),
-            GatherRows(c, BaseVector(f, positions_), batch.decoder.rows.positions));
+    const std::vector<int32_t>& ids = batch.decoder.rows.positions;
+    const Var base = GatherRows(c, BaseVector(f, positions_, kNoTask), ids);
+    x = Add(c, std::move(x), ReplaceLookup(c, hooks, positions_, base, ids, batch.decoder.spans));
   }
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (c.recompute == Recompute::kLayers) {
@@ -220,7 +232,7 @@ Var Decoder::Decode(Context& c, const Batch& batch, const Var&, Hooks& hooks, Ca
       x = LayerForward(c, f, i, std::move(x));
     }
   }
-  return ApplyNorm(c, f, final_norm_, x);
+  return ApplyNorm(c, f, final_norm_, x, f.WantedRows());
 }
 
 }  // namespace permafrost

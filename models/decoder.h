@@ -46,12 +46,13 @@ class Decoder : public Model {
 
   void LoadLlama(Loader& loader);
   void LoadGpt2(Loader& loader);
-  Var ApplyNorm(Context& c, const ForwardState& f, const Norm& norm, const Var& x) const;
+  Var ApplyNorm(Context& c, const ForwardState& f, const Norm& norm, const Var& x,
+                const PlaceRows& rows) const;
   // The heads' outputs [R, H K], and the whole sublayer, from the residual stream x [R, D].
   Var AttentionHeads(Context& c, const ForwardState& f, size_t layer, const Var& x) const;
   Var SelfAttention(Context& c, const ForwardState& f, size_t layer, const Var& x) const;
   Var FeedForward(Context& c, const ForwardState& f, size_t layer, const Var& x,
-                  absl::Span<const TaskSpan> spans) const;
+                  const PlaceRows& rows) const;
   Var LayerForward(Context& c, const ForwardState& f, size_t layer, Var x) const;
 
   DecoderConfig config_;

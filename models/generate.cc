@@ -112,8 +112,9 @@ absl::StatusOr<std::vector<int32_t>> Generate(Context& c, const Model& model, Ho
                                               const std::function<bool(int32_t)>& on_token) {
   const ModelInfo& info = model.info();
   PERMAFROST_RETURN_IF_ERROR(CheckOptions(options));
-  PERMAFROST_RETURN_IF_ERROR(
-      CheckPrompt(info, hooks.VirtualTokens(task), prompt_ids, options.max_new_tokens));
+  PERMAFROST_RETURN_IF_ERROR(CheckPrompt(info,
+                                         hooks.VirtualTokens(task) + hooks.FirstPosition(task),
+                                         prompt_ids, options.max_new_tokens));
   const Inference inference(c);
   CachedDecoder decoder(c, model, hooks, task, options.beams);
   Tensor logits = decoder.Prefill(prompt_ids);

@@ -1,5 +1,7 @@
 #include "models/model.h"
 
+#include "models/blocks.h"
+
 namespace permafrost {
 
 int64_t Model::weight_bytes() const {
@@ -24,23 +26,55 @@ HeadLoss Model::Loss(Context& c, const Batch& batch, Hooks& hooks, absl::Span<co
                      float z_loss) const {
   const Var encoded = Encode(c, batch, hooks);
   const Var hidden = Decode(c, batch, encoded, hooks, nullptr);
-  const Var* trained = hooks.Replacement(head_);
-  return HeadCrossEntropy(c, hidden, &head(), trained != nullptr ? *trained : Var(),
-                          batch.target_outputs, batch.target_labels, weights,
-                          {.scale = head_scale_, .z_loss = z_loss});
+  const HeadOptions options{.scale = head_scale_, .z_loss = z_loss};
+  const std::vector<TaskSpan>& spans = batch.output_spans;
+  if (spans.size() <= 1 || !IsReplaced(hooks, {head_}, spans)) {
+    const Var* trained = spans.empty() ? nullptr : hooks.Replacement(head_, spans[0].task);
+    return HeadCrossEntropy(c, hidden, &head(), trained != nullptr ? *trained : Var(),
+                            batch.target_outputs, batch.target_labels, weights, options);
+  }
+  // Tasks with heads of their own.
+  HeadLoss total;
+  total.per_target = Tensor({1, static_cast<int64_t>(weights.size())});
+  for (const TaskSpan& span : spans) {
+    std::vector<int32_t> rows, labels;
+    std::vector<float> own_weights;
+    std::vector<size_t> targets;
+    for (size_t i = 0; i < batch.target_outputs.size(); ++i) {
+      if (batch.target_outputs[i] < span.begin || batch.target_outputs[i] >= span.end) continue;
+      targets.push_back(i);
+      rows.push_back(batch.target_outputs[i]);
+      labels.push_back(batch.target_labels[i]);
+      own_weights.push_back(weights[i]);
+    }
+    if (targets.empty()) continue;
+    const Var* trained = hooks.Replacement(head_, span.task);
+    const HeadLoss part =
+        HeadCrossEntropy(c, hidden, &head(), trained != nullptr ? *trained : Var(), rows, labels,
+                         own_weights, options);
+    total.loss = total.loss ? Add(c, std::move(total.loss), part.loss) : part.loss;
+    for (size_t i = 0; i < targets.size(); ++i) {
+      total.per_target.f32()[targets[i]] = part.per_target.f32()[i];
+    }
+  }
+  return total;
 }
 
-Var Model::Logits(Context& c, const Var& hidden, Hooks& hooks) const {
+Var Model::Logits(Context& c, const Var& hidden, absl::Span<const TaskSpan> spans,
+                  Hooks& hooks) const {
   const Var scaled = head_scale_ == 1 ? hidden : Scale(c, hidden, head_scale_);
-  const Var* trained = hooks.Replacement(head_);
-  return trained != nullptr ? MatMulTransposed(c, scaled, *trained) : Linear(c, scaled, head());
+  return ByTask(c, hooks, {head_}, scaled, spans, head().outputs(),
+                [&](Context& ctx, const Var& part, int task) {
+                  const Var* trained = hooks.Replacement(head_, task);
+                  return trained != nullptr ? MatMulTransposed(ctx, part, *trained)
+                                            : Linear(ctx, part, head());
+                });
 }
 
 Var Model::Embed(Context& c, Stack stack, const Batch& batch, Hooks& hooks) const {
   const StackRows& rows = stack == Stack::kEncoder ? batch.encoder : batch.decoder;
-  const Var* trained = hooks.Replacement(embedding_);
-  Var x = trained != nullptr ? GatherRows(c, *trained, rows.lookup)
-                             : Var(embedding().Rows(c, rows.lookup));
+  Var x(embedding().Rows(c, rows.lookup));
+  x = ReplaceLookup(c, hooks, embedding_, std::move(x), rows.lookup, rows.spans);
   return hooks.OnEmbedding(c, stack, batch, std::move(x));
 }
 
@@ -48,7 +82,8 @@ BatchLayout Model::layout(const Hooks& hooks) const {
   return {.encoder_decoder = info_.encoder_decoder,
           .decoder_start = info_.decoder_start,
           .pad = info_.pad,
-          .virtual_tokens = [&hooks](int task) { return hooks.VirtualTokens(task); }};
+          .virtual_tokens = [&hooks](int task) { return hooks.VirtualTokens(task); },
+          .first_position = [&hooks](int task) { return hooks.FirstPosition(task); }};
 }
 
 }  // namespace permafrost

@@ -40,13 +40,6 @@ struct BaseTensor {
   Tensor vector;                   // a vector [1, n] or a small table
 };
 
-// Keys and values of the rows seen so far, for generation. Row r of layer l is keys[l].row(r).
-struct Cache {
-  std::vector<Tensor> keys, values;              // [capacity, G K] by decoder layer
-  std::vector<int32_t> slots;                    // where the rows of the next forward go
-  std::vector<Tensor> cross_keys, cross_values;  // T5: of the encoder rows, made once
-};
-
 class Model {
  public:
   virtual ~Model() = default;
@@ -73,8 +66,8 @@ class Model {
   // The loss over batch.target_*: sum of weight_i * loss_i.
   HeadLoss Loss(Context& c, const Batch& batch, Hooks& hooks, absl::Span<const float> weights,
                 float z_loss = 0) const;
-  // Logits [rows of hidden, V].
-  Var Logits(Context& c, const Var& hidden, Hooks& hooks) const;
+  // Logits [rows, V] of hidden states, whose tasks are `spans`.
+  Var Logits(Context& c, const Var& hidden, absl::Span<const TaskSpan> spans, Hooks& hooks) const;
   // Embedded rows, hooks applied.
   Var Embed(Context& c, Stack stack, const Batch& batch, Hooks& hooks) const;
 

@@ -108,27 +108,33 @@ absl::StatusOr<std::unique_ptr<Model>> T5::Load(Context& c, const BaseFiles& fil
   return model;
 }
 
-Var T5::ApplyNorm(Context& c, const ForwardState& f, TensorId scale, const Var& x) const {
-  return RmsNorm(c, x, BaseVector(f, scale), config_.norm_epsilon);
+Var T5::ApplyNorm(Context& c, const ForwardState& f, TensorId scale, const Var& x,
+                  const PlaceRows& rows) const {
+  return ByTask(c, f.hooks, {scale}, x, rows.spans, x.columns(),
+                [&](Context& ctx, const Var& part, int task) {
+                  return RmsNorm(ctx, part, BaseVector(f, scale, task), config_.norm_epsilon);
+                });
 }
 
 Var T5::SelfAttentionHeads(Context& c, const ForwardState& f, Stack stack, size_t index,
                            const Var& residual, const Var& bias) const {
   const bool decoder = stack == Stack::kDecoder;
   const Attentive& a = (decoder ? decoder_ : encoder_).layers[index].self;
-  const StackRows& rows = decoder ? f.batch.decoder : f.batch.encoder;
-  const Var x = ApplyNorm(c, f, a.norm, residual);
-  const Var q = ApplyLinear(c, f, a.query, x, rows.spans);
-  Var k = ApplyLinear(c, f, a.key, x, rows.spans);
-  Var v = ApplyLinear(c, f, a.value, x, rows.spans);
+  const PlaceRows rows = f.Rows(stack);
+  const SiteId site{stack, static_cast<int>(index), Sublayer::kSelfAttention, Projection::kOutput};
+  const Var x = ApplyNorm(c, f, a.norm, residual, rows);
+  const Var q = ApplyLinear(c, f, a.query, x, rows);
+  Var k = ApplyLinear(c, f, a.key, x, rows);
+  Var v = ApplyLinear(c, f, a.value, x, rows);
   if (decoder && f.cache != nullptr) std::tie(k, v) = StoreKeyValue(*f.cache, index, k, v);
-  return Attention(c, q, k, v, bias, rows.self,
+  return Attention(c, q, k, v, bias, rows.stack.self,
                    {.heads = config_.heads,
                     .key_heads = config_.heads,
                     .head_size = config_.head_size,
                     .scale = 1,
                     .causal = decoder,
-                    .bias_distance = config_.max_distance});
+                    .bias_distance = config_.max_distance},
+                   Prefixes(c, f, site, x, rows));
 }
 
 Var T5::SelfAttention(Context& c, const ForwardState& f, Stack stack, size_t index, const Var& x,
@@ -139,21 +145,24 @@ Var T5::SelfAttention(Context& c, const ForwardState& f, Stack stack, size_t ind
                                  [this, f, stack, index, bias](Context& ctx, const Var& in) {
                                    return SelfAttentionHeads(ctx, f, stack, index, in, bias);
                                  });
-  return ApplyLinear(c, f, a.output, heads, (decoder ? f.batch.decoder : f.batch.encoder).spans);
+  return ApplyLinear(c, f, a.output, heads, f.Rows(stack));
 }
 
 Var T5::CrossAttentionHeads(Context& c, const ForwardState& f, size_t index, const Var& residual,
                             const Var& encoded) const {
   const Attentive& a = decoder_.layers[index].cross;
-  const Var x = ApplyNorm(c, f, a.norm, residual);
-  const Var q = ApplyLinear(c, f, a.query, x, f.batch.decoder.spans);
+  const PlaceRows rows = f.DecoderRows();
+  const SiteId site{Stack::kDecoder, static_cast<int>(index), Sublayer::kCrossAttention,
+                    Projection::kOutput};
+  const Var x = ApplyNorm(c, f, a.norm, residual, rows);
+  const Var q = ApplyLinear(c, f, a.query, x, rows);
   Var k, v;
   if (f.cache != nullptr && index < f.cache->cross_keys.size()) {
     k = Var(f.cache->cross_keys[index]);
     v = Var(f.cache->cross_values[index]);
   } else {
-    k = ApplyLinear(c, f, a.key, encoded, f.batch.encoder.spans);
-    v = ApplyLinear(c, f, a.value, encoded, f.batch.encoder.spans);
+    k = ApplyLinear(c, f, a.key, encoded, f.EncoderRows());
+    v = ApplyLinear(c, f, a.value, encoded, f.EncoderRows());
     if (f.cache != nullptr) {
       f.cache->cross_keys.push_back(k.value());
       f.cache->cross_values.push_back(v.value());
@@ -165,7 +174,8 @@ Var T5::CrossAttentionHeads(Context& c, const ForwardState& f, size_t index, con
                     .head_size = config_.head_size,
                     .scale = 1,
                     .causal = false,
-                    .bias_distance = 0});
+                    .bias_distance = 0},
+                   Prefixes(c, f, site, x, rows));
 }
 
 Var T5::CrossAttention(Context& c, const ForwardState& f, size_t index, const Var& x,
@@ -174,19 +184,19 @@ Var T5::CrossAttention(Context& c, const ForwardState& f, size_t index, const Va
                                  [this, f, index, encoded](Context& ctx, const Var& in) {
                                    return CrossAttentionHeads(ctx, f, index, in, encoded);
                                  });
-  return ApplyLinear(c, f, decoder_.layers[index].cross.output, heads, f.batch.decoder.spans);
+  return ApplyLinear(c, f, decoder_.layers[index].cross.output, heads, f.DecoderRows());
 }
 
 Var T5::FeedForward(Context& c, const ForwardState& f, const Layer& layer, const Var& x,
-                    absl::Span<const TaskSpan> spans) const {
+                    const PlaceRows& rows) const {
   Var h;
   if (config_.gated) {
-    h = Gated(c, config_.activation, ApplyLinear(c, f, layer.gate, x, spans),
-              ApplyLinear(c, f, layer.up, x, spans));
+    h = Gated(c, config_.activation, ApplyLinear(c, f, layer.gate, x, rows),
+              ApplyLinear(c, f, layer.up, x, rows));
   } else {
-    h = Activate(c, config_.activation, ApplyLinear(c, f, layer.up, x, spans));
+    h = Activate(c, config_.activation, ApplyLinear(c, f, layer.up, x, rows));
   }
-  return ApplyLinear(c, f, layer.down, h, spans);
+  return ApplyLinear(c, f, layer.down, h, rows);
 }
 
 Var T5::LayerForward(Context& c, const ForwardState& f, Stack stack, size_t index, Var x,
@@ -194,31 +204,36 @@ Var T5::LayerForward(Context& c, const ForwardState& f, Stack stack, size_t inde
   const bool decoder = stack == Stack::kDecoder;
   const StackWeights& weights = decoder ? decoder_ : encoder_;
   const Layer& layer = weights.layers[index];
-  const StackRows& rows = decoder ? f.batch.decoder : f.batch.encoder;
-  const auto residual = [&](Sublayer sublayer, Var in, Var out, absl::Span<const TaskSpan> spans) {
+  const PlaceRows rows = f.Rows(stack);
+  const auto residual = [&](Sublayer sublayer, Var in, Var out, const PlaceRows& at) {
     const Projection last =
         sublayer == Sublayer::kFeedForward ? Projection::kDown : Projection::kOutput;
     const SiteId site{stack, static_cast<int>(index), sublayer, last};
-    out = f.hooks.OnSublayerOutput(c, site, in, std::move(out), spans);
+    out = f.hooks.OnSublayerOutput(c, site, in, std::move(out), at);
     return Add(c, std::move(in), out);
   };
   Var y = SelfAttention(c, f, stack, index, x, bias);
-  x = residual(Sublayer::kSelfAttention, std::move(x), std::move(y), rows.spans);
+  x = residual(Sublayer::kSelfAttention, std::move(x), std::move(y), rows);
   if (decoder) {
     y = CrossAttention(c, f, index, x, encoded);
-    x = residual(Sublayer::kCrossAttention, std::move(x), std::move(y), rows.spans);
+    x = residual(Sublayer::kCrossAttention, std::move(x), std::move(y), rows);
   }
   // Above the decoder's last attention only the wanted rows matter.
   const bool last = decoder && index + 1 == weights.layers.size();
-  const std::vector<TaskSpan>& spans = last ? f.batch.output_spans : rows.spans;
-  if (last) x = GatherRows(c, x, f.batch.outputs);
-  y = FeedForward(c, f, layer, ApplyNorm(c, f, layer.norm, x), spans);
-  return residual(Sublayer::kFeedForward, std::move(x), std::move(y), spans);
+  const bool narrow = last && !f.hooks.ReadsAllRows();
+  const PlaceRows above = narrow ? f.WantedRows() : rows;
+  if (narrow) x = GatherRows(c, x, f.batch.outputs);
+  y = FeedForward(c, f, layer, ApplyNorm(c, f, layer.norm, x, above), above);
+  x = residual(Sublayer::kFeedForward, std::move(x), std::move(y), above);
+  return last && !narrow ? GatherRows(c, x, f.batch.outputs) : x;
 }
 
 Var T5::RunStack(Context& c, const ForwardState& f, Stack stack, Var x, const Var& encoded) const {
   const StackWeights& weights = stack == Stack::kDecoder ? decoder_ : encoder_;
-  const Var bias = SpreadBuckets(c, BaseVector(f, weights.bias), weights.buckets);
+  // All rows share the table: a method that replaces it has the batch to itself.
+  const PlaceRows rows = f.Rows(stack);
+  const int task = rows.spans.empty() ? kNoTask : rows.spans[0].task;
+  const Var bias = SpreadBuckets(c, BaseVector(f, weights.bias, task), weights.buckets);
   for (size_t i = 0; i < weights.layers.size(); ++i) {
     if (c.recompute == Recompute::kLayers) {
       x = Checkpoint(c, x, [this, f, stack, i, bias, encoded](Context& ctx, const Var& in) {
@@ -228,7 +243,7 @@ Var T5::RunStack(Context& c, const ForwardState& f, Stack stack, Var x, const Va
       x = LayerForward(c, f, stack, i, std::move(x), bias, encoded);
     }
   }
-  return ApplyNorm(c, f, weights.final_norm, x);
+  return ApplyNorm(c, f, weights.final_norm, x, stack == Stack::kDecoder ? f.WantedRows() : rows);
 }
 
 Var T5::Encode(Context& c, const Batch& batch, Hooks& hooks) const {

@@ -55,7 +55,8 @@ class T5 : public Model {
   void LoadStack(Loader& loader, Stack stack, StackWeights& weights);
   Attentive LoadAttention(Loader& loader, SiteId site, const std::string& sublayer,
                           const std::string& module);
-  Var ApplyNorm(Context& c, const ForwardState& f, TensorId scale, const Var& x) const;
+  Var ApplyNorm(Context& c, const ForwardState& f, TensorId scale, const Var& x,
+                const PlaceRows& rows) const;
   // The heads' outputs [R, H K] from the residual stream x [R, D].
   Var SelfAttentionHeads(Context& c, const ForwardState& f, Stack stack, size_t layer, const Var& x,
                          const Var& bias) const;
@@ -67,7 +68,7 @@ class T5 : public Model {
   Var CrossAttention(Context& c, const ForwardState& f, size_t layer, const Var& x,
                      const Var& encoded) const;
   Var FeedForward(Context& c, const ForwardState& f, const Layer& layer, const Var& x,
-                  absl::Span<const TaskSpan> spans) const;
+                  const PlaceRows& rows) const;
   Var LayerForward(Context& c, const ForwardState& f, Stack stack, size_t layer, Var x,
                    const Var& bias, const Var& encoded) const;
   // All layers and the final norm.

@@ -10,8 +10,8 @@ Full::Full(int task, Context& c, const Model& model) : Method(task), tensors_(mo
   }
 }
 
-const Var* Full::Replacement(TensorId tensor) const {
-  return &parameters_[static_cast<size_t>(tensor)].var();
+const Var* Full::Replacement(TensorId tensor, int task) const {
+  return task == task_ ? &parameters_[static_cast<size_t>(tensor)].var() : nullptr;
 }
 
 std::vector<int64_t> Full::FileShape(const Parameter& p) const {

@@ -13,7 +13,7 @@ class Full : public Method {
  public:
   Full(int task, Context& c, const Model& model);
 
-  const Var* Replacement(TensorId tensor) const override;
+  const Var* Replacement(TensorId tensor, int task) const override;
   std::vector<int64_t> FileShape(const Parameter& p) const override;
   bool mergeable() const override { return true; }
   void MergeInto(const Model& model, std::vector<Tensor>& values) const override;

@@ -56,18 +56,16 @@ absl::StatusOr<std::unique_ptr<Ia3>> Ia3::Create(int task, const Ia3Config& conf
   return ia3;
 }
 
-Var Ia3::OnLinearInput(Context& c, const LinearPlace& place, Var x,
-                       absl::Span<const TaskSpan> spans) {
+Var Ia3::OnLinearInput(Context& c, const LinearPlace& place, Var x, const PlaceRows& rows) {
   const std::optional<Scale>& scale = scales_[static_cast<size_t>(place.index)];
   if (!scale.has_value() || !scale->input) return x;
-  return ScaleColumns(c, std::move(x), parameters_[scale->vector].var(), Own(spans));
+  return ScaleColumns(c, std::move(x), parameters_[scale->vector].var(), Own(rows.spans));
 }
 
-Var Ia3::OnLinear(Context& c, const LinearPlace& place, const Var&, Var y,
-                  absl::Span<const TaskSpan> spans) {
+Var Ia3::OnLinear(Context& c, const LinearPlace& place, const Var&, Var y, const PlaceRows& rows) {
   const std::optional<Scale>& scale = scales_[static_cast<size_t>(place.index)];
   if (!scale.has_value() || scale->input) return y;
-  return ScaleColumns(c, std::move(y), parameters_[scale->vector].var(), Own(spans));
+  return ScaleColumns(c, std::move(y), parameters_[scale->vector].var(), Own(rows.spans));
 }
 
 std::vector<int64_t> Ia3::FileShape(const Parameter& p) const {

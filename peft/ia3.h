@@ -35,10 +35,9 @@ class Ia3 : public Method {
   static absl::StatusOr<std::unique_ptr<Ia3>> Create(int task, const Ia3Config& config,
                                                      const Model& model);
 
-  Var OnLinearInput(Context& c, const LinearPlace& place, Var x,
-                    absl::Span<const TaskSpan> spans) override;
+  Var OnLinearInput(Context& c, const LinearPlace& place, Var x, const PlaceRows& rows) override;
   Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
-               absl::Span<const TaskSpan> spans) override;
+               const PlaceRows& rows) override;
 
   // [1, D] of a feed-forward target, else [N, 1].
   std::vector<int64_t> FileShape(const Parameter& p) const override;

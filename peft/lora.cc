@@ -64,11 +64,11 @@ absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& c
 }
 
 Var Lora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
-                   absl::Span<const TaskSpan> spans) {
+                   const PlaceRows& rows) {
   const std::optional<Pair>& pair = pairs_[static_cast<size_t>(place.index)];
   if (!pair.has_value()) return y;
   return AddLowRank(c, std::move(y), x, parameters_[pair->a].var(), parameters_[pair->b].var(),
-                    pair->options, Own(spans));
+                    pair->options, Own(rows.spans));
 }
 
 void Lora::MergeInto(const Model& model, std::vector<Tensor>& values) const {

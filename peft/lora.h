@@ -35,7 +35,7 @@ class Lora : public Method {
                                                       const Model& model, Random& random);
 
   Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
-               absl::Span<const TaskSpan> spans) override;
+               const PlaceRows& rows) override;
 
   // W [outputs, inputs] += s B A.
   bool mergeable() const override { return true; }

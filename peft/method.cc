@@ -46,9 +46,21 @@ int64_t AdapterSet::VirtualTokens(int task) const {
   return 0;
 }
 
-const Var* AdapterSet::Replacement(TensorId tensor) const {
+int64_t AdapterSet::FirstPosition(int task) const {
   for (const auto& m : methods_) {
-    if (const Var* v = m->Replacement(tensor)) return v;
+    if (m->task() == task) return m->FirstPosition(task);
+  }
+  return 0;
+}
+
+bool AdapterSet::ReadsAllRows() const {
+  return std::any_of(methods_.begin(), methods_.end(),
+                     [](const auto& m) { return m->ReadsAllRows(); });
+}
+
+const Var* AdapterSet::Replacement(TensorId tensor, int task) const {
+  for (const auto& m : methods_) {
+    if (m->task() == task) return m->Replacement(tensor, task);
   }
   return nullptr;
 }
@@ -58,21 +70,25 @@ Var AdapterSet::OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) 
   return x;
 }
 
-Var AdapterSet::OnLinearInput(Context& c, const LinearPlace& place, Var x,
-                              absl::Span<const TaskSpan> spans) {
-  for (const auto& m : methods_) x = m->OnLinearInput(c, place, std::move(x), spans);
+void AdapterSet::OnAttention(Context& c, const SiteId& site, const Var& x, const PlaceRows& rows,
+                             std::vector<Prefix>& prefixes) {
+  for (const auto& m : methods_) m->OnAttention(c, site, x, rows, prefixes);
+}
+
+Var AdapterSet::OnLinearInput(Context& c, const LinearPlace& place, Var x, const PlaceRows& rows) {
+  for (const auto& m : methods_) x = m->OnLinearInput(c, place, std::move(x), rows);
   return x;
 }
 
 Var AdapterSet::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
-                         absl::Span<const TaskSpan> spans) {
-  for (const auto& m : methods_) y = m->OnLinear(c, place, x, std::move(y), spans);
+                         const PlaceRows& rows) {
+  for (const auto& m : methods_) y = m->OnLinear(c, place, x, std::move(y), rows);
   return y;
 }
 
 Var AdapterSet::OnSublayerOutput(Context& c, const SiteId& site, const Var& x_in, Var y,
-                                 absl::Span<const TaskSpan> spans) {
-  for (const auto& m : methods_) y = m->OnSublayerOutput(c, site, x_in, std::move(y), spans);
+                                 const PlaceRows& rows) {
+  for (const auto& m : methods_) y = m->OnSublayerOutput(c, site, x_in, std::move(y), rows);
   return y;
 }
 

@@ -61,14 +61,17 @@ class AdapterSet : public Hooks {
   size_t size() const { return methods_.size(); }
 
   int64_t VirtualTokens(int task) const override;
-  const Var* Replacement(TensorId tensor) const override;
+  int64_t FirstPosition(int task) const override;
+  bool ReadsAllRows() const override;
+  const Var* Replacement(TensorId tensor, int task) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
-  Var OnLinearInput(Context& c, const LinearPlace& place, Var x,
-                    absl::Span<const TaskSpan> spans) override;
+  void OnAttention(Context& c, const SiteId& site, const Var& x, const PlaceRows& rows,
+                   std::vector<Prefix>& prefixes) override;
+  Var OnLinearInput(Context& c, const LinearPlace& place, Var x, const PlaceRows& rows) override;
   Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
-               absl::Span<const TaskSpan> spans) override;
+               const PlaceRows& rows) override;
   Var OnSublayerOutput(Context& c, const SiteId& site, const Var& x_in, Var y,
-                       absl::Span<const TaskSpan> spans) override;
+                       const PlaceRows& rows) override;
 
  private:
   std::vector<std::string> names_;

@@ -1,26 +1,17 @@
-// Attention over the segments of a row forest, and rotary position embedding.
-#include <cstring>
+// Attention over the segments of a row forest, with trained prefixes.
+//
+// A prefix is a second pass of the same kernels over the rows that see it, merged with the first by
+// the two log-sum-exps, as tiles of one attention are (Dao et al. 2022). The gate g_i of a row
+// multiplies the prefix's keys and values as that row sees them, so the pass runs on g_i q_i and
+// its output counts g_i times.
+#include <algorithm>
+#include <cmath>
 
 #include "engine/check.h"
 #include "engine/ops.h"
-#include "kernels/rope.h"
 
 namespace permafrost {
 namespace {
-
-void Rotate(Context& c, const Tensor& x, const Tensor& y, const Tensor& cos, const Tensor& sin,
-            const int32_t* positions, int64_t heads, kernels::Rotation rotation) {
-  kernels::cpu::Rope({.x = x.f32(),
-                      .y = y.f32(),
-                      .positions = positions,
-                      .cos = cos.f32(),
-                      .sin = sin.f32(),
-                      .rows = x.rows(),
-                      .heads = heads,
-                      .head_size = x.columns() / heads,
-                      .rotation = rotation},
-                     c.parallel());
-}
 
 kernels::AttentionForwardArgs ForwardArgs(const Tensor& q, const Tensor& k, const Tensor& v,
                                           const Tensor& bias, const AttentionPlan& plan,
@@ -48,110 +39,307 @@ kernels::AttentionForwardArgs ForwardArgs(const Tensor& q, const Tensor& k, cons
           .workspace = nullptr};
 }
 
-}  // namespace
-
-Var Rope(Context& c, Var x, const RopeTable& table, const std::vector<int32_t>& positions,
-         int64_t heads) {
-  PERMAFROST_CHECK(x.rows() == static_cast<int64_t>(positions.size()) &&
-                   x.columns() == heads * table.cos.columns() * 2)
-      << "Rope: x " << ToString(x.shape()) << ", " << positions.size() << " positions, " << heads
-      << " heads of " << table.cos.columns() * 2;
-  const Var x_slot(Tensor(), x.slot());
-  Tensor y = Tensor::Overwritable(x.TakeValue());
-  Rotate(c, y, y, table.cos, table.sin, positions.data(), heads, kernels::Rotation::kForward);
-  const RopeTable* t = &table;
-  const int32_t* p = positions.data();
-  return Record(c, "Rope", {&x_slot}, std::move(y), {},
-                [t, p, heads](Context& ctx, const Saved&, const Tensor& dy, GradSink& g) {
-                  Tensor dx(dy.shape());
-                  Rotate(ctx, dy, dx, t->cos, t->sin, p, heads, kernels::Rotation::kInverse);
-                  g.Add(0, dx);
-                });
+void RunForward(Context& c, kernels::AttentionForwardArgs args, const Tensor& out,
+                const Tensor& lse) {
+  args.out = out.f32();
+  args.lse = lse ? lse.f32() : nullptr;
+  const int64_t bytes = kernels::cpu::AttentionForwardWorkspace(args, c.parallel().workers);
+  const Tensor workspace({1, bytes / 4 + 1}, MemoryTag::kWorkspace);
+  args.workspace = workspace.raw();
+  kernels::cpu::AttentionForward(args, c.parallel());
 }
 
+// What a backward call of the kernel reads and writes beside its forward arguments.
+struct BackwardTensors {
+  Tensor out;    // or delta
+  Tensor delta;  // [R, H]
+  Tensor lse;
+  Tensor dout;
+  Tensor dq, dk, dv, dbias;  // those wanted
+};
+
+void RunBackward(Context& c, const kernels::AttentionForwardArgs& f, const BackwardTensors& t) {
+  const auto data = [](const Tensor& x) { return x ? x.f32() : nullptr; };
+  kernels::AttentionBackwardArgs args{.q = f.q,
+                                      .q_stride = f.q_stride,
+                                      .k = f.k,
+                                      .k_stride = f.k_stride,
+                                      .v = f.v,
+                                      .v_stride = f.v_stride,
+                                      .out = data(t.out),
+                                      .out_stride = f.q_stride,
+                                      .lse = t.lse.f32(),
+                                      .delta = data(t.delta),
+                                      .dout = t.dout.f32(),
+                                      .dout_stride = f.q_stride,
+                                      .dq = data(t.dq),
+                                      .dq_stride = f.q_stride,
+                                      .dk = data(t.dk),
+                                      .dk_stride = f.k_stride,
+                                      .dv = data(t.dv),
+                                      .dv_stride = f.v_stride,
+                                      .segments = f.segments,
+                                      .segment_count = f.segment_count,
+                                      .spans = f.spans,
+                                      .span_count = f.span_count,
+                                      .heads = f.heads,
+                                      .key_heads = f.key_heads,
+                                      .head_size = f.head_size,
+                                      .scale = f.scale,
+                                      .causal = f.causal,
+                                      .bias = f.bias,
+                                      .bias_distance = f.bias_distance,
+                                      .dbias = data(t.dbias),
+                                      .workspace = nullptr};
+  const int64_t bytes = kernels::cpu::AttentionBackwardWorkspace(args, c.parallel().workers);
+  const Tensor workspace({1, bytes / 4 + 1}, MemoryTag::kWorkspace);
+  args.workspace = workspace.raw();
+  kernels::cpu::AttentionBackward(args, c.parallel());
+}
+
+// One prefix of an attention as plain tensors: what both directions compute with.
+struct PrefixPass {
+  Tensor keys, values;  // [P, G K]
+  Tensor gate;          // [R, 1] or empty
+  // i32 [1 + n, 3]: position of the first slot, whether biased, 0; then of each run of rows that
+  // sees the prefix: first row, rows, position of the first.
+  Tensor layout;
+
+  bool biased() const { return layout.i32()[1] != 0; }
+  AttentionPlan Plan() const {
+    AttentionPlan plan;
+    for (int64_t i = 1; i < layout.rows(); ++i) {
+      const int32_t* s = layout.i32() + 3 * i;
+      plan.segments.push_back({s[0], s[1], s[2], 0, 1});
+    }
+    plan.spans.push_back({0, keys.rows(), layout.i32()[0]});
+    return plan;
+  }
+  AttentionOptions Options(AttentionOptions o) const {
+    o.causal = false;
+    if (!biased()) o.bias_distance = 0;
+    return o;
+  }
+  float Gate(int64_t row) const { return gate ? gate.f32()[row] : 1.0f; }
+
+  // f(row) for every row that sees the prefix.
+  template <class F>
+  void ForEachRow(F f) const {
+    for (int64_t i = 1; i < layout.rows(); ++i) {
+      const int32_t* s = layout.i32() + 3 * i;
+      for (int64_t row = s[0]; row < s[0] + s[1]; ++row) f(row);
+    }
+  }
+  // x with its rows multiplied by the gate; x itself where there is none.
+  Tensor Gated(const Tensor& x) const {
+    if (!gate) return x;
+    const Tensor y(x.shape(), MemoryTag::kWorkspace);
+    ForEachRow([&](int64_t row) {
+      const float g = Gate(row);
+      for (int64_t j = 0; j < x.columns(); ++j) y.row(row)[j] = g * x.row(row)[j];
+    });
+    return y;
+  }
+};
+
+struct Pass {
+  Tensor out;  // [R, H K]
+  Tensor lse;  // [R, H]
+};
+
+// The prefix alone, from gated queries.
+Pass RunPrefix(Context& c, const PrefixPass& prefix, const Tensor& gated_q, const Tensor& bias,
+               const AttentionOptions& o) {
+  const Pass pass{Tensor(gated_q.shape(), MemoryTag::kWorkspace),
+                  Tensor({gated_q.rows(), o.heads}, MemoryTag::kWorkspace)};
+  const AttentionPlan plan = prefix.Plan();
+  RunForward(c,
+             ForwardArgs(gated_q, prefix.keys, prefix.values, prefix.biased() ? bias : Tensor(),
+                         plan, prefix.Options(o)),
+             pass.out, pass.lse);
+  return pass;
+}
+
+// Adds the prefix to `total`, which so far holds the attention over the other keys.
+void MergePrefix(Context& c, const PrefixPass& prefix, const Tensor& q, const Tensor& bias,
+                 const AttentionOptions& o, const Pass& total) {
+  const Pass pass = RunPrefix(c, prefix, prefix.Gated(q), bias, o);
+  prefix.ForEachRow([&](int64_t row) {
+    for (int64_t h = 0; h < o.heads; ++h) {
+      float& lse = total.lse.row(row)[h];
+      const float prefix_lse = pass.lse.row(row)[h];
+      const float max = std::max(lse, prefix_lse);
+      const float others = std::exp(lse - max), own = std::exp(prefix_lse - max);
+      const float sum = others + own;
+      const float keep = others / sum, add = own / sum * prefix.Gate(row);
+      float* out = total.out.row(row) + h * o.head_size;
+      const float* from = pass.out.row(row) + h * o.head_size;
+      for (int64_t j = 0; j < o.head_size; ++j) out[j] = keep * out[j] + add * from[j];
+      lse = max + std::log(sum);
+    }
+  });
+}
+
+float Dot(const float* x, const float* y, int64_t n) {
+  float sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += x[i] * y[i];
+  return sum;
+}
+
+// rowsum(dout out) by head [R, H].
+Tensor Delta(const Tensor& dout, const Tensor& out, const AttentionOptions& o) {
+  Tensor delta({out.rows(), o.heads}, MemoryTag::kWorkspace);
+  for (int64_t row = 0; row < out.rows(); ++row) {
+    for (int64_t h = 0; h < o.heads; ++h) {
+      const int64_t column = h * o.head_size;
+      delta.row(row)[h] = Dot(dout.row(row) + column, out.row(row) + column, o.head_size);
+    }
+  }
+  return delta;
+}
+
+// The gate's gradient: the share of the output that it scales, and through the scores of g_i q_i.
+void AddGateGradient(Context& c, const PrefixPass& prefix, const Tensor& q, const Tensor& bias,
+                     const AttentionOptions& o, const BackwardTensors& t, const Tensor& dout,
+                     const Tensor& dgate) {
+  const Pass pass = RunPrefix(c, prefix, prefix.Gated(q), bias, o);
+  prefix.ForEachRow([&](int64_t row) {
+    float sum = Dot(q.row(row), t.dq.row(row), q.columns());
+    for (int64_t h = 0; h < o.heads; ++h) {
+      const int64_t column = h * o.head_size;
+      sum += std::exp(pass.lse.row(row)[h] - t.lse.row(row)[h]) *
+             Dot(dout.row(row) + column, pass.out.row(row) + column, o.head_size);
+    }
+    dgate.f32()[row] += sum;
+  });
+}
+
+// Inputs of the node: q, k, v, bias, then keys, values and gate of each prefix. Kept tensors: the
+// same with the output behind v and the log-sum-exp behind the output, and each prefix's segments.
+constexpr size_t kPrefixInput = 4, kPrefixInputs = 3;
+constexpr int kPrefixKept = 6, kPrefixTensors = 4;
+
+PrefixPass KeptPrefix(const Saved& s, size_t i) {
+  const size_t first = kPrefixKept + i * kPrefixTensors;
+  const std::vector<Tensor>& t = s.tensors();
+  return {t[first], t[first + 1], t[first + 2], t[first + 3]};
+}
+
+PrefixPass MakePass(const AttentionPrefix& p) {
+  Tensor layout({1 + static_cast<int64_t>(p.segments.size()), 3}, MemoryTag::kWorkspace,
+                DType::kI32);
+  int32_t* to = layout.i32();
+  const auto append = [&](int64_t x, int64_t y, int64_t z) {
+    for (const int64_t value : {x, y, z}) *to++ = static_cast<int32_t>(value);
+  };
+  append(p.position, p.biased, 0);
+  for (const PrefixRows& rows : p.segments) append(rows.begin, rows.length, rows.position);
+  return {p.keys.value(), p.values.value(), p.gate.value(), layout};
+}
+
+}  // namespace
+
 Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& bias,
-              const AttentionPlan& plan, const AttentionOptions& o) {
+              const AttentionPlan& plan, const AttentionOptions& o,
+              absl::Span<const AttentionPrefix> prefixes) {
   PERMAFROST_CHECK(q.columns() == o.heads * o.head_size && k.shape() == v.shape() &&
                    k.columns() == o.key_heads * o.head_size && o.heads % o.key_heads == 0)
       << "Attention: q " << ToString(q.shape()) << ", k " << ToString(k.shape()) << ", v "
       << ToString(v.shape()) << ", heads " << o.heads << "/" << o.key_heads << " of "
       << o.head_size;
-  const bool record = WillRecord(c, {&q, &k, &v, &bias});
+  std::vector<const Var*> inputs = {&q, &k, &v, &bias};
+  for (const AttentionPrefix& p : prefixes) {
+    PERMAFROST_CHECK(p.keys.shape() == p.values.shape() && p.keys.columns() == k.columns() &&
+                     (!p.gate || p.gate.shape() == (Shape{q.rows(), 1})))
+        << "Attention: prefix keys " << ToString(p.keys.shape()) << ", values "
+        << ToString(p.values.shape()) << ", gate " << ToString(p.gate.shape()) << " for q "
+        << ToString(q.shape()) << ", k " << ToString(k.shape());
+    inputs.insert(inputs.end(), {&p.keys, &p.values, &p.gate});
+  }
+  const bool record = WillRecord(c, inputs);
+  bool needs_grad = false;
+  for (const Var* input : inputs) needs_grad = needs_grad || input->needs_grad();
   // Also in the first run of a recomputed part: the kernel rounds otherwise without a log-sum-exp,
   // and both runs must give the same bits.
-  const bool with_lse = c.tape.mode != TapeMode::kOff &&
-                        (q.needs_grad() || k.needs_grad() || v.needs_grad() || bias.needs_grad());
-  Tensor out(q.shape());
-  Tensor lse = with_lse ? Tensor({q.rows(), o.heads}) : Tensor();
-  {
-    kernels::AttentionForwardArgs args =
-        ForwardArgs(q.value(), k.value(), v.value(), bias.value(), plan, o);
-    args.out = out.f32();
-    args.lse = with_lse ? lse.f32() : nullptr;
-    const int64_t bytes = kernels::cpu::AttentionForwardWorkspace(args, c.parallel().workers);
-    Tensor workspace({1, bytes / 4 + 1}, MemoryTag::kWorkspace);
-    args.workspace = workspace.raw();
-    kernels::cpu::AttentionForward(args, c.parallel());
+  const bool with_lse = (c.tape.mode != TapeMode::kOff && needs_grad) || !prefixes.empty();
+  const Pass total{Tensor(q.shape()), with_lse ? Tensor({q.rows(), o.heads}) : Tensor()};
+  RunForward(c, ForwardArgs(q.value(), k.value(), v.value(), bias.value(), plan, o), total.out,
+             total.lse);
+
+  std::vector<PrefixPass> passes;
+  for (const AttentionPrefix& p : prefixes) {
+    passes.push_back(MakePass(p));
+    MergePrefix(c, passes.back(), q.value(), bias.value(), o, total);
   }
+
   Saved saved;
   saved.KeepActivation(c, q.value(), record);
   saved.KeepActivation(c, k.value(), record);
   saved.KeepActivation(c, v.value(), record);
-  saved.KeepActivation(c, out, record);
-  saved.Keep(lse, record);
+  saved.KeepActivation(c, total.out, record);
+  saved.Keep(total.lse, record);
   saved.Keep(bias.value(), record && bias);
-  const AttentionPlan* p = &plan;
-  return Record(c, "Attention", {&q, &k, &v, &bias}, std::move(out), std::move(saved),
-                [p, o](Context& ctx, const Saved& s, const Tensor& dy, GradSink& g) {
-                  const Tensor qs = s.Get(ctx, 0), ks = s.Get(ctx, 1), vs = s.Get(ctx, 2),
-                               outs = s.Get(ctx, 3);
-                  const Tensor bias_kept = s.tensors()[5];
-                  // The kernel overwrites; rows that no segment names keep their zeros.
-                  auto fresh = [&](size_t input, const Tensor& like) {
-                    return g.Needs(input) ? Tensor::Zeros(like.shape()) : Tensor();
-                  };
-                  const Tensor dq = fresh(0, qs), dk = fresh(1, ks), dv = fresh(2, vs);
-                  const Tensor dbias = g.Needs(3) ? g.Accumulator(3) : Tensor();
-                  const kernels::AttentionForwardArgs f = ForwardArgs(qs, ks, vs, bias_kept, *p, o);
-                  kernels::AttentionBackwardArgs args{.q = f.q,
-                                                      .q_stride = f.q_stride,
-                                                      .k = f.k,
-                                                      .k_stride = f.k_stride,
-                                                      .v = f.v,
-                                                      .v_stride = f.v_stride,
-                                                      .out = outs.f32(),
-                                                      .out_stride = outs.columns(),
-                                                      .lse = s.tensors()[4].f32(),
-                                                      .dout = dy.f32(),
-                                                      .dout_stride = dy.columns(),
-                                                      .dq = dq ? dq.f32() : nullptr,
-                                                      .dq_stride = f.q_stride,
-                                                      .dk = dk ? dk.f32() : nullptr,
-                                                      .dk_stride = f.k_stride,
-                                                      .dv = dv ? dv.f32() : nullptr,
-                                                      .dv_stride = f.v_stride,
-                                                      .segments = f.segments,
-                                                      .segment_count = f.segment_count,
-                                                      .spans = f.spans,
-                                                      .span_count = f.span_count,
-                                                      .heads = f.heads,
-                                                      .key_heads = f.key_heads,
-                                                      .head_size = f.head_size,
-                                                      .scale = f.scale,
-                                                      .causal = f.causal,
-                                                      .bias = f.bias,
-                                                      .bias_distance = f.bias_distance,
-                                                      .dbias = dbias ? dbias.f32() : nullptr,
-                                                      .workspace = nullptr};
-                  const int64_t bytes =
-                      kernels::cpu::AttentionBackwardWorkspace(args, ctx.parallel().workers);
-                  Tensor workspace({1, bytes / 4 + 1}, MemoryTag::kWorkspace);
-                  args.workspace = workspace.raw();
-                  kernels::cpu::AttentionBackward(args, ctx.parallel());
-                  if (dq) g.Add(0, dq);
-                  if (dk) g.Add(1, dk);
-                  if (dv) g.Add(2, dv);
-                });
+  for (const PrefixPass& p : passes) {
+    for (const Tensor* t : {&p.keys, &p.values, &p.gate, &p.layout}) {
+      saved.Keep(*t, record && *t);
+    }
+  }
+  const AttentionPlan* text = &plan;
+  const size_t count = prefixes.size();
+  return Record(
+      c, "Attention", inputs, total.out, std::move(saved),
+      [text, o, count](Context& ctx, const Saved& s, const Tensor& dy, GradSink& g) {
+        const Tensor qs = s.Get(ctx, 0), ks = s.Get(ctx, 1), vs = s.Get(ctx, 2);
+        const Tensor out = s.Get(ctx, 3), bias_kept = s.tensors()[5];
+        // The kernel overwrites; rows that no segment names keep their zeros.
+        const auto fresh = [](bool wanted, const Tensor& like) {
+          return wanted ? Tensor::Zeros(like.shape()) : Tensor();
+        };
+        BackwardTensors t;
+        t.lse = s.tensors()[4];
+        t.dout = dy;
+        t.dq = fresh(g.Needs(0), qs), t.dk = fresh(g.Needs(1), ks), t.dv = fresh(g.Needs(2), vs);
+        t.dbias = g.Needs(3) ? g.Accumulator(3) : Tensor();
+        if (count == 0) {
+          t.out = out;
+        } else {
+          t.delta = Delta(dy, out, o);
+        }
+        RunBackward(ctx, ForwardArgs(qs, ks, vs, bias_kept, *text, o), t);
+        for (size_t i = 0; i < count; ++i) {
+          const PrefixPass prefix = KeptPrefix(s, i);
+          const size_t input = kPrefixInput + i * kPrefixInputs;
+          const bool gate_wanted = prefix.gate && g.Needs(input + 2);
+          BackwardTensors p;
+          p.lse = t.lse, p.delta = t.delta;
+          p.dout = prefix.Gated(dy);
+          p.dq = fresh(g.Needs(0) || gate_wanted, qs);
+          p.dk = fresh(g.Needs(input), prefix.keys);
+          p.dv = fresh(g.Needs(input + 1), prefix.values);
+          p.dbias = prefix.biased() ? t.dbias : Tensor();
+          const AttentionPlan plan_of_prefix = prefix.Plan();
+          RunBackward(ctx,
+                      ForwardArgs(prefix.Gated(qs), prefix.keys, prefix.values,
+                                  prefix.biased() ? bias_kept : Tensor(), plan_of_prefix,
+                                  prefix.Options(o)),
+                      p);
+          if (gate_wanted) {
+            AddGateGradient(ctx, prefix, qs, bias_kept, o, p, dy, g.Accumulator(input + 2));
+          }
+          if (t.dq) {
+            prefix.ForEachRow([&](int64_t row) {
+              const float gate = prefix.Gate(row);
+              for (int64_t j = 0; j < qs.columns(); ++j)
+                t.dq.row(row)[j] += gate * p.dq.row(row)[j];
+            });
+          }
+          if (p.dk) g.Add(input, p.dk);
+          if (p.dv) g.Add(input + 1, p.dv);
+        }
+        if (t.dq) g.Add(0, t.dq);
+        if (t.dk) g.Add(1, t.dk);
+        if (t.dv) g.Add(2, t.dv);
+      });
 }
 
 }  // namespace permafrost

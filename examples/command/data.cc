@@ -73,7 +73,7 @@ class LengthRule {
       excess = input - flags_.max_tokens;
       limit = absl::StrCat("--max-tokens ", flags_.max_tokens);
     }
-    const int64_t rows = adapters_.VirtualTokens(task) + total;
+    const int64_t rows = adapters_.VirtualTokens(task) + adapters_.FirstPosition(task) + total;
     if (info_.max_positions > 0 && rows > info_.max_positions &&
         rows - info_.max_positions > excess) {
       excess = rows - info_.max_positions;

@@ -22,7 +22,7 @@ Tensor LineLogits(Context& c, const Model& model, Hooks& hooks, const TokenLine&
   const Batch batch = MakeBatch(model.layout(hooks), {&line, 1}, Outputs::kAll);
   const Var encoded = model.Encode(c, batch, hooks);
   const Var hidden = model.Decode(c, batch, encoded, hooks, nullptr);
-  const Tensor logits = model.Logits(c, hidden, hooks).value();
+  const Tensor logits = model.Logits(c, hidden, batch.output_spans, hooks).value();
   // A causal prompt's last row may be among the outputs, in front of the text.
   const int64_t text = batch.decoder.rows.segments.back().length;
   return logits.RowRange(logits.rows() - text, text);

@@ -99,14 +99,21 @@ HWY_INLINE void PackQueryRows(const AttentionBackwardArgs& args, const LogicalRo
     if (r + kAhead < left) {
       PrefetchRow(args.q + block.Offset(r + kAhead, args.q_stride), args.head_size);
       PrefetchRow(args.dout + block.Offset(r + kAhead, args.dout_stride), args.head_size);
-      PrefetchRow(args.out + block.Offset(r + kAhead, args.out_stride), args.head_size);
+      if (args.delta == nullptr) {
+        PrefetchRow(args.out + block.Offset(r + kAhead, args.out_stride), args.head_size);
+      }
     }
     const float* dout = args.dout + block.Offset(r, args.dout_stride);
-    const float* out = args.out + block.Offset(r, args.out_stride);
     PackRow(args.q + block.Offset(r, args.q_stride), args.head_size, args.scale,
             scratch.q + r * padded);
     PackRow(dout, args.head_size, 1.0f, scratch.dout + r * padded);
-    scratch.lse[r] = args.lse[block.Row(r) * args.heads + block.Head(r)];
+    const int64_t head = block.Row(r) * args.heads + block.Head(r);
+    scratch.lse[r] = args.lse[head];
+    if (args.delta != nullptr) {
+      scratch.delta[r] = args.delta[head];
+      continue;
+    }
+    const float* out = args.out + block.Offset(r, args.out_stride);
     scratch.delta[r] =
         static_cast<float>(SumOverVectors(args.head_size, [&](int64_t c, auto part) HWY_ATTR {
           return hn::Mul(Load(dout + c, part), Load(out + c, part));
@@ -120,7 +127,7 @@ HWY_INLINE void MatchLoneKey(const AttentionBackwardArgs& args, const LogicalRow
                              int64_t rows, int64_t tile_begin, BackwardScratch& scratch) {
   const KeyList& keys = scratch.keys;
   const int64_t column = keys.lowest - tile_begin;
-  if (column < 0 || column >= kKeyBlock) return;
+  if (args.delta != nullptr || column < 0 || column >= kKeyBlock) return;
   for (int64_t r = 0; r < rows; ++r) {
     if (keys.count == 1 || (args.causal && block.Position(r) < keys.second)) {
       scratch.delta[r] = scratch.ds[r * kKeyBlock + column];

@@ -112,7 +112,9 @@ void AttentionBackward(const AttentionBackwardArgsOf<T>& a) {
         const T* q = a.q + row * a.q_stride + query_column;
         const T* dout = a.dout + row * a.dout_stride + query_column;
         // The sum over the keys of p * dp, since out = sum p v.
-        const T delta = Dot(dout, a.out + row * a.out_stride + query_column, a.head_size);
+        const T delta = a.delta != nullptr
+                            ? a.delta[row * a.heads + h]
+                            : Dot(dout, a.out + row * a.out_stride + query_column, a.head_size);
         for (const VisibleKey& key : keys) {
           const T* k = a.k + key.row * a.k_stride + key_column;
           const T* v = a.v + key.row * a.v_stride + key_column;

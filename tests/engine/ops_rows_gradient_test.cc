@@ -67,6 +67,138 @@ TEST(RowsGradient, AttentionWithATrainableBias) {
       {.steps = 16});
 }
 
+// Two prefixes on some rows each, one gated: keys, values, gates and everything else.
+TEST(RowsGradient, CausalAttentionWithPrefixes) {
+  Random random(5);
+  Rows rows;
+  const AttentionPlan plan = ForestPlan(rows);
+  const AttentionOptions options{
+      .heads = 4, .key_heads = 2, .head_size = 3, .scale = 0.6f, .causal = true};
+  CheckGradients(
+      [&](Context& c, const std::vector<Var>& v) {
+        const AttentionPrefix gated{.keys = v[3],
+                                    .values = v[4],
+                                    .gate = v[5],
+                                    .segments = {{.begin = 0, .length = 2, .position = 0},
+                                                 {.begin = 5, .length = 3, .position = 2}}};
+        const AttentionPrefix plain{.keys = v[6],
+                                    .values = v[7],
+                                    .gate = {},
+                                    .segments = {{.begin = 1, .length = 3, .position = 1}}};
+        return Attention(c, v[0], v[1], v[2], {}, plan, options, {gated, plain});
+      },
+      {RandomTensor(random, {8, 12}), RandomTensor(random, {8, 6}), RandomTensor(random, {8, 6}),
+       RandomTensor(random, {2, 6}), RandomTensor(random, {2, 6}), RandomTensor(random, {8, 1}),
+       RandomTensor(random, {3, 6}), RandomTensor(random, {3, 6})},
+      {.steps = 24});
+}
+
+// A prefix at positions -2 and -1 under T5's position bias.
+TEST(RowsGradient, AttentionWithABiasedPrefix) {
+  Random random(6);
+  Rows rows;
+  rows.Add({1, 2, 3, 4, 5});
+  rows.Add({6, 7});
+  const AttentionPlan plan = rows.SelfPlan();
+  const std::vector<int32_t> buckets = {3, 3, 1, 0, 2, 4, 4};  // distances -3 .. 3
+  const AttentionOptions options{
+      .heads = 2, .key_heads = 2, .head_size = 3, .scale = 1, .causal = true, .bias_distance = 3};
+  CheckGradients(
+      [&](Context& c, const std::vector<Var>& v) {
+        const AttentionPrefix prefix{.keys = v[4],
+                                     .values = v[5],
+                                     .gate = {},
+                                     .biased = true,
+                                     .position = -2,
+                                     .segments = {{.begin = 0, .length = 5, .position = 0},
+                                                  {.begin = 5, .length = 2, .position = 0}}};
+        return Attention(c, v[0], v[1], v[2], SpreadBuckets(c, v[3], buckets), plan, options,
+                         {prefix});
+      },
+      {RandomTensor(random, {7, 6}), RandomTensor(random, {7, 6}), RandomTensor(random, {7, 6}),
+       RandomTensor(random, {5, 2}), RandomTensor(random, {2, 6}), RandomTensor(random, {2, 6})},
+      {.steps = 24});
+}
+
+// A prefix is the same as rows of keys and values in front, which every row sees.
+TEST(RowsForward, PrefixEqualsKeysInFront) {
+  Random random(8);
+  constexpr int64_t kRows = 5, kPrefix = 3;
+  const Tensor q = RandomTensor(random, {kRows, 8}), k = RandomTensor(random, {kPrefix + kRows, 4}),
+               v = RandomTensor(random, {kPrefix + kRows, 4});
+  const AttentionOptions options{
+      .heads = 4, .key_heads = 2, .head_size = 2, .scale = 0.5f, .causal = true};
+  AttentionPlan joined;
+  joined.segments = {{0, kRows, kPrefix, 0, 1}};
+  joined.spans = {{0, kPrefix + kRows, 0}};
+  Rows rows;
+  rows.Add({1, 2, 3, 4, 5});
+  const AttentionPlan plan = rows.SelfPlan();
+  Context c;
+  const Tensor want = Attention(c, q, k, v, {}, joined, options).value();
+  const AttentionPrefix prefix{.keys = k.RowRange(0, kPrefix),
+                               .values = v.RowRange(0, kPrefix),
+                               .gate = {},
+                               .segments = {{.begin = 0, .length = kRows, .position = 0}}};
+  const Tensor got = Attention(c, q, k.RowRange(kPrefix, kRows), v.RowRange(kPrefix, kRows), {},
+                               plan, options, {prefix})
+                         .value();
+  for (int64_t i = 0; i < want.count(); ++i) {
+    EXPECT_NEAR(got.f32()[i], want.f32()[i], 2e-6) << "element " << i;
+  }
+}
+
+// Row i of the mean is written out here for each pooling: a shared prompt of virtual rows, texts.
+TEST(RowsGradient, PooledGate) {
+  Random random(9);
+  Rows rows;
+  const int prompt = rows.Add({kVirtual, kVirtual, 3});
+  const int text = rows.Add({3, 4, 5}, prompt);
+  rows.Add({6, 7}, prompt);
+  rows.Add({8}, text);
+  const Pooling running = rows.RunningPooling(), segment = rows.SegmentPooling();
+  const Tensor logits = RandomTensor(random, {9, 1});
+  Context c;
+  const auto mean = [&](std::initializer_list<int> counted) {
+    double sum = 0;
+    for (const int i : counted) sum += 1 / (1 + std::exp(-static_cast<double>(logits.f32()[i])));
+    return counted.size() == 0 ? 0 : sum / static_cast<double>(counted.size());
+  };
+  const std::vector<double> want_running = {mean({}),     mean({}),        mean({2}),
+                                            mean({2, 3}), mean({2, 3, 4}), mean({2, 3, 4, 5}),
+                                            mean({2, 6}), mean({2, 6, 7}), mean({2, 3, 4, 5, 8})};
+  const std::vector<double> want_segment = {
+      mean({2}),          mean({2}),          mean({2}),
+      mean({2, 3, 4, 5}), mean({2, 3, 4, 5}), mean({2, 3, 4, 5}),
+      mean({2, 6, 7}),    mean({2, 6, 7}),    mean({2, 3, 4, 5, 8})};
+  const Tensor got_running = PooledGate(c, logits, running).value(),
+               got_segment = PooledGate(c, logits, segment).value();
+  for (size_t i = 0; i < 9; ++i) {
+    EXPECT_NEAR(got_running.f32()[i], want_running[i], 5e-7) << "row " << i;
+    EXPECT_NEAR(got_segment.f32()[i], want_segment[i], 5e-7) << "row " << i;
+  }
+  for (const Pooling* pooling : {&running, &segment}) {
+    CheckGradients(
+        [&](Context& ctx, const std::vector<Var>& v) { return PooledGate(ctx, v[0], *pooling); },
+        {logits}, {.steps = 16});
+  }
+}
+
+TEST(RowsGradient, TakePutAndScaleRows) {
+  Random random(10);
+  const std::vector<TaskSpan> spans = {{1, 3, 0}, {5, 6, 0}};
+  CheckGradients([&](Context& c, const std::vector<Var>& v) { return TakeRows(c, v[0], spans); },
+                 {RandomTensor(random, {7, 4})});
+  CheckGradients(
+      [&](Context& c, const std::vector<Var>& v) { return PutRows(c, v[0], v[1], spans); },
+      {RandomTensor(random, {7, 4}), RandomTensor(random, {3, 4})});
+  CheckGradients(
+      [&](Context& c, const std::vector<Var>& v) { return AddBias(c, v[0], v[1], spans); },
+      {RandomTensor(random, {7, 4}), RandomTensor(random, {1, 4})});
+  CheckGradients([](Context& c, const std::vector<Var>& v) { return ScaleRows(c, v[0], v[1]); },
+                 {RandomTensor(random, {7, 4}), RandomTensor(random, {7, 1})});
+}
+
 TEST(RowsGradient, CrossAttentionWithASharedSource) {
   Random random(4);
   Rows encoder, decoder;

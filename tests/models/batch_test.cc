@@ -14,7 +14,8 @@ BatchLayout Layout(bool encoder_decoder, int64_t virtual_tokens) {
   return {.encoder_decoder = encoder_decoder,
           .decoder_start = 50,
           .pad = 51,
-          .virtual_tokens = [=](int task) { return task == kNoTask ? 0 : virtual_tokens; }};
+          .virtual_tokens = [=](int task) { return task == kNoTask ? 0 : virtual_tokens; },
+          .first_position = [](int) { return 0; }};
 }
 
 // (row, label, example) of every target.

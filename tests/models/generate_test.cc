@@ -59,7 +59,7 @@ class GenerateTest : public ::testing::TestWithParam<const char*> {
     batch.outputs = {static_cast<int32_t>(batch.decoder.rows.count() - 1)};
     batch.output_spans = GatherTaskSpans(batch.decoder.spans, batch.outputs);
     const Var hidden = model_->Decode(c_, batch, model_->Encode(c_, batch, hooks), hooks, nullptr);
-    const Tensor logits = model_->Logits(c_, hidden, hooks).value();
+    const Tensor logits = model_->Logits(c_, hidden, batch.output_spans, hooks).value();
     return {logits.values().begin(), logits.values().end()};
   }
 

@@ -20,7 +20,7 @@ class TrainAll : public Hooks {
     }
     for (Parameter& p : parameters_) vars_.push_back(p.var());
   }
-  const Var* Replacement(TensorId tensor) const override {
+  const Var* Replacement(TensorId tensor, int) const override {
     return &vars_[static_cast<size_t>(tensor)];
   }
   ParameterList& parameters() { return parameters_; }

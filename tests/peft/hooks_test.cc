@@ -17,17 +17,15 @@ class PassThrough : public Hooks {
     ++calls;
     return x;
   }
-  Var OnLinear(Context&, const LinearPlace&, const Var&, Var y,
-               absl::Span<const TaskSpan>) override {
+  Var OnLinear(Context&, const LinearPlace&, const Var&, Var y, const PlaceRows&) override {
     ++calls;
     return y;
   }
-  Var OnLinearInput(Context&, const LinearPlace&, Var x, absl::Span<const TaskSpan>) override {
+  Var OnLinearInput(Context&, const LinearPlace&, Var x, const PlaceRows&) override {
     ++calls;
     return x;
   }
-  Var OnSublayerOutput(Context&, const SiteId&, const Var&, Var y,
-                       absl::Span<const TaskSpan>) override {
+  Var OnSublayerOutput(Context&, const SiteId&, const Var&, Var y, const PlaceRows&) override {
     ++calls;
     return y;
   }
@@ -142,7 +140,7 @@ class Merged : public Hooks {
     for (Tensor& value : values) vars_.emplace_back(std::move(value));
   }
   const Tensor& value(TensorId tensor) const { return vars_[static_cast<size_t>(tensor)].value(); }
-  const Var* Replacement(TensorId tensor) const override {
+  const Var* Replacement(TensorId tensor, int) const override {
     return &vars_[static_cast<size_t>(tensor)];
   }
 
@@ -162,11 +160,13 @@ TEST_P(HooksTest, AMergedLinearIsTheLoraWithinItsRoundings) {
   Random random(3);
   constexpr int64_t kRows = 5;
   const std::vector<TaskSpan> spans = {{0, kRows, 0}};
+  const StackRows stack;
+  const PlaceRows rows{stack, spans, false, nullptr};
   const Merged all(c, *w.model, lora);
   for (const LinearPlace& place : w.model->linears()) {
     const Weight& base = *w.model->tensors()[static_cast<size_t>(place.weight)].weight;
     const Tensor x = NormalTensor({kRows, place.inputs}, 1, random);
-    const Var unmerged = lora.OnLinear(c, place, x, Linear(c, x, base), spans);
+    const Var unmerged = lora.OnLinear(c, place, x, Linear(c, x, base), rows);
     const Tensor& merged = all.value(place.weight);
     const Tensor plain = base.ToF32(c);
     const Parameter *a = nullptr, *b = nullptr;

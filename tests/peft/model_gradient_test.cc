@@ -44,7 +44,8 @@ class ModelGradientTest : public testing::TestWithParam<std::string> {
   Var Logits() {
     Context& c = *w_.context;
     const Var encoded = w_.model->Encode(c, batch_, *method_);
-    return w_.model->Logits(c, w_.model->Decode(c, batch_, encoded, *method_, nullptr), *method_);
+    return w_.model->Logits(c, w_.model->Decode(c, batch_, encoded, *method_, nullptr),
+                            batch_.output_spans, *method_);
   }
   void Differentiate() {
     Context& c = *w_.context;

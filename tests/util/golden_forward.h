@@ -22,7 +22,7 @@ inline Forward RunForward(Context& c, const Model& model, Hooks& hooks,
   const Batch batch = MakeBatch(model.layout(hooks), lines, outputs);
   Forward result;
   const Var hidden = model.Decode(c, batch, model.Encode(c, batch, hooks), hooks, nullptr);
-  const Var logits = model.Logits(c, hidden, hooks);
+  const Var logits = model.Logits(c, hidden, batch.output_spans, hooks);
   result.logits.assign(logits.value().values().begin(), logits.value().values().end());
 
   const std::vector<float> weights(batch.target_labels.size(), 1);
