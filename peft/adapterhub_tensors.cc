@@ -70,9 +70,6 @@ std::vector<StackLayers> StacksOf(const ModelInfo& info) {
   if (!info.encoder_decoder) return {{Stack::kDecoder, info.layers, 0}};
   return {{Stack::kEncoder, info.layers, 0}, {Stack::kDecoder, info.decoder_layers, info.layers}};
 }
-int64_t LayerNumber(const SiteId& site, const ModelInfo& info) {
-  return site.layer + (info.encoder_decoder && site.stack == Stack::kDecoder ? info.layers : 0);
-}
 
 using Tensors = std::vector<HubTensor>;
 
@@ -150,36 +147,9 @@ absl::Status AddPart(const HubBottleneck& b, const Model&, const Adder& to) {
   return absl::OkStatus();
 }
 
-// Which linears the library calls "intermediate" and "output": Llama and Mistral have them swapped.
-bool IsHubIntermediate(const LinearPlace& place, const ModelInfo& info) {
-  const bool swapped = info.model_type == "llama" || info.model_type == "mistral";
-  return place.site.projection == (swapped ? Projection::kDown : Projection::kUp);
-}
-bool IsHubOutput(const LinearPlace& place, const ModelInfo& info) {
-  const bool swapped = info.model_type == "llama" || info.model_type == "mistral";
-  return place.site.projection == (swapped ? Projection::kUp : Projection::kDown);
-}
-
-bool Adapts(const HubLora& lora, const LinearPlace& place, const ModelInfo& info) {
-  if (lora.leave_out.contains(LayerNumber(place.site, info))) return false;
-  switch (place.site.projection) {
-    case Projection::kQuery:
-      return lora.query;
-    case Projection::kKey:
-      return lora.key;
-    case Projection::kValue:
-      return lora.value;
-    case Projection::kFusedQueryKeyValue:
-      return lora.query || lora.key || lora.value;
-    default:
-      return (lora.intermediate && IsHubIntermediate(place, info)) ||
-             (lora.output && IsHubOutput(place, info));
-  }
-}
-
 absl::Status AddPart(const HubLora& lora, const Model& model, const Adder& to) {
   for (const LinearPlace& place : model.linears()) {
-    if (!Adapts(lora, place, to.info)) continue;
+    if (!HubAdapts(lora, place, to.info)) continue;
     const std::string p = to.names.Own(place.module, "loras");
     const bool fused = place.site.projection == Projection::kFusedQueryKeyValue;
     const int64_t n = fused ? static_cast<int64_t>(HubThirds(lora).size()) : 1;
@@ -312,6 +282,36 @@ std::vector<int> HubPrefixLayers(const HubPrefix& prefix, Stack stack, const Mod
     }
   }
   return layers;
+}
+
+int64_t HubLayerNumber(const SiteId& site, const ModelInfo& info) {
+  return site.layer + (info.encoder_decoder && site.stack == Stack::kDecoder ? info.layers : 0);
+}
+
+bool HubLora::*HubField(const LinearPlace& place, const ModelInfo& info) {
+  // Llama and Mistral have "intermediate" and "output" swapped.
+  const bool swapped = info.model_type == "llama" || info.model_type == "mistral";
+  switch (place.site.projection) {
+    case Projection::kQuery:
+      return &HubLora::query;
+    case Projection::kKey:
+      return &HubLora::key;
+    case Projection::kValue:
+      return &HubLora::value;
+    case Projection::kUp:
+      return swapped ? &HubLora::output : &HubLora::intermediate;
+    case Projection::kDown:
+      return swapped ? &HubLora::intermediate : &HubLora::output;
+    default:
+      return nullptr;
+  }
+}
+
+bool HubAdapts(const HubLora& lora, const LinearPlace& place, const ModelInfo& info) {
+  if (lora.leave_out.contains(HubLayerNumber(place.site, info))) return false;
+  if (place.site.projection == Projection::kFusedQueryKeyValue) return !HubThirds(lora).empty();
+  bool HubLora::*field = HubField(place, info);
+  return field != nullptr && lora.*field;
 }
 
 std::vector<int> HubThirds(const HubLora& lora) {

@@ -65,6 +65,14 @@ absl::StatusOr<std::vector<HubTensor>> HubTensorsOf(const AdapterHubConfig& conf
 // The layers of a prefix group, ascending, in the numbers of its stack.
 std::vector<int> HubPrefixLayers(const HubPrefix& prefix, Stack stack, const ModelInfo& info);
 
+// The library's number of a layer.
+int64_t HubLayerNumber(const SiteId& site, const ModelInfo& info);
+
+// The field that adapts a linear; null for those that no field names, and for GPT-2's c_attn, which
+// any of q, k, v adapts.
+bool HubLora::*HubField(const LinearPlace& place, const ModelInfo& info);
+bool HubAdapts(const HubLora& lora, const LinearPlace& place, const ModelInfo& info);
+
 // Which of q, k, v a LoRA has on GPT-2's c_attn, as thirds of its output: 0, 1, 2.
 std::vector<int> HubThirds(const HubLora& lora);
 

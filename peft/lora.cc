@@ -71,6 +71,11 @@ Var Lora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                     pair->options, Own(rows.spans));
 }
 
+std::optional<float> Lora::ScaleOf(int linear) const {
+  const std::optional<Pair>& pair = pairs_[static_cast<size_t>(linear)];
+  return pair.has_value() ? std::optional(pair->options.scale) : std::nullopt;
+}
+
 void Lora::MergeInto(const Model& model, std::vector<Tensor>& values) const {
   for (const LinearPlace& place : model.linears()) {
     const std::optional<Pair>& pair = pairs_[static_cast<size_t>(place.index)];

@@ -37,6 +37,9 @@ class Lora : public Method {
   Var OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                const PlaceRows& rows) override;
 
+  // s of a linear by its index; nothing if it is no target.
+  std::optional<float> ScaleOf(int linear) const;
+
   // W [outputs, inputs] += s B A.
   bool mergeable() const override { return true; }
   void MergeInto(const Model& model, std::vector<Tensor>& values) const override;

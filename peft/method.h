@@ -21,6 +21,17 @@ struct FileTensor {
   Tensor value;
 };
 
+// A tensor of another library's file: parts of parameters one after another, each read row by row.
+struct FilePart {
+  size_t parameter;  // into Method::parameters()
+  int64_t row = 0, column = 0, rows = 0, columns = 0;
+};
+struct FileLayout {
+  std::string name;
+  std::vector<int64_t> shape;
+  std::vector<FilePart> parts;
+};
+
 class Method : public Hooks {
  public:
   explicit Method(int task) : task_(task) {}
@@ -35,6 +46,10 @@ class Method : public Hooks {
 
   // What the adapter file holds: the parameters, or what is made of them.
   virtual std::vector<FileTensor> FileTensors() const;
+
+  // The tensors of the file that the parameters came from, if those are not the parameters
+  // themselves (adapterhub.h): gradients go by their names.
+  std::vector<FileLayout> source;
 
   // Whether a base can hold the adapter in its own tensors.
   virtual bool mergeable() const { return false; }
