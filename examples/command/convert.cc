@@ -1,5 +1,6 @@
 // permafrost convert: a base as a Hugging Face folder, with an adapter merged in if one is given;
-// soft prompts between Google's .npy files and PEFT folders.
+// soft prompts between Google's .npy files and PEFT folders; adapters between PEFT's and
+// AdapterHub's folders.
 #include <algorithm>
 #include <filesystem>
 #include <thread>
@@ -14,13 +15,15 @@
 #include "io/npy.h"
 #include "io/safetensors.h"
 #include "nlohmann/json.hpp"
+#include "peft/adapterhub.h"
 #include "peft/prompt_init.h"
 
 namespace permafrost {
 namespace {
 
 struct ConvertFlags {
-  std::string base, adapter, out, prompt_npy, to_npy;
+  std::string base, adapter, out, prompt_npy, to_npy, to_peft, to_adapterhub;
+  std::string adapter_name = "adapter";
   int threads = 0;
 };
 
@@ -154,8 +157,29 @@ absl::Status PromptToNpy(const ConvertFlags& f, Context& c, const Model& model) 
   return WriteNpy(f.to_npy, std::vector<int64_t>{prompt.rows(), prompt.columns()}, prompt.values());
 }
 
+// An adapter in another library's format.
+absl::Status ConvertAdapter(const ConvertFlags& f, Context& c, const Model& model) {
+  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, LoadAdapter(f.adapter, 0, c, model));
+  const absl::Status saved = f.to_peft.empty()
+                                 ? SaveAdapterHub(f.to_adapterhub, f.adapter_name, adapter, model)
+                                 : SaveAdapter(f.to_peft, adapter, model);
+  if (saved.ok() || saved.code() != absl::StatusCode::kInvalidArgument) return saved;
+  return absl::InvalidArgumentError(absl::StrCat(f.adapter, ": ", std::string(saved.message())));
+}
+
 absl::Status RunConvert(const ConvertFlags& f) {
   const bool from_npy = !f.prompt_npy.empty(), to_npy = !f.to_npy.empty();
+  const bool adapter_only = !f.to_peft.empty() || !f.to_adapterhub.empty();
+  if (adapter_only) {
+    if (!f.to_peft.empty() && !f.to_adapterhub.empty()) {
+      return UsageError("--to-peft DIR and --to-adapterhub DIR: expected one of them");
+    }
+    if (f.adapter.empty() || from_npy || to_npy || !f.out.empty()) {
+      return UsageError(
+          "--to-peft DIR and --to-adapterhub DIR write an adapter: expected --adapter DIR and no "
+          "--out, --to-npy or --prompt-npy");
+    }
+  }
   if (from_npy && (to_npy || !f.adapter.empty())) {
     return UsageError(
         "--prompt-npy FILE --out DIR makes an adapter: expected no --adapter and no --to-npy");
@@ -164,8 +188,10 @@ absl::Status RunConvert(const ConvertFlags& f) {
     return UsageError(
         "--to-npy FILE writes the prompt of an adapter: expected --adapter DIR and no --out");
   }
-  if (!to_npy && f.out.empty()) {
-    return UsageError("nothing to write: expected --out DIR or --to-npy FILE");
+  if (!to_npy && !adapter_only && f.out.empty()) {
+    return UsageError(
+        "nothing to write: expected --out DIR, --to-npy FILE, --to-peft DIR or --to-adapterhub "
+        "DIR");
   }
   const int threads = f.threads > 0
                           ? f.threads
@@ -173,6 +199,7 @@ absl::Status RunConvert(const ConvertFlags& f) {
   Context context(threads, Precision::kF32);
   PERMAFROST_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, OpenModel(context, f.base));
   if (from_npy) return PromptFromNpy(f, context, *model);
+  if (adapter_only) return ConvertAdapter(f, context, *model);
   return to_npy ? PromptToNpy(f, context, *model) : ConvertBase(f, context, *model);
 }
 
@@ -181,16 +208,21 @@ absl::Status RunConvert(const ConvertFlags& f) {
 void AddConvert(Commands& commands) {
   auto flags = std::make_shared<ConvertFlags>();
   CLI::App* app = commands.Add(
-      "convert", "A base to a Hugging Face folder, adapter merged; a .npy prompt to PEFT and back",
+      "convert",
+      "A base to a Hugging Face folder, adapter merged; adapters to and from .npy and AdapterHub",
       [flags] { return RunConvert(*flags); });
   app->add_option("--base", flags->base, "Hugging Face folder or .gguf file")->required();
   app->add_option("--adapter", flags->adapter,
-                  "adapter folder: LoRA or full to merge, prompt for "
-                  "--to-npy");
+                  "adapter folder: to merge, or to write with one of the --to-… flags");
   app->add_option("--out", flags->out, "folder to write");
   app->add_option("--prompt-npy", flags->prompt_npy,
                   "prompt [P, D] that becomes an adapter in --out");
   app->add_option("--to-npy", flags->to_npy, "file for the prompt of --adapter");
+  app->add_option("--to-peft", flags->to_peft, "folder for --adapter in PEFT's format");
+  app->add_option("--to-adapterhub", flags->to_adapterhub,
+                  "folder for --adapter in AdapterHub's format");
+  app->add_option("--adapter-name", flags->adapter_name,
+                  "name in AdapterHub's tensors (default: adapter)");
   app->add_option("--threads", flags->threads, "threads (default: all cores)")
       ->check(Between(1, 1024));
 }
