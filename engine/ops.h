@@ -95,7 +95,7 @@ struct PrefixRows {
 // to every row of `segments`.
 struct AttentionPrefix {
   Var keys, values;     // [P, G K]
-  Var gate;             // [R, 1] or empty: row i sees gate_i keys and gate_i values
+  Var gate;             // [R, 1] or [R, 2] (keys', values'), or empty: what row i sees is multiplied by it
   bool biased = false;  // with the position bias of `position` .. `position` + P - 1, or none
   int64_t position = 0;
   std::vector<PrefixRows> segments;
@@ -118,14 +118,14 @@ Var GatherRows(Context& c, const Var& x, const std::vector<int32_t>& ids);
 Var ReplaceRows(Context& c, Var x, const std::vector<int32_t>& rows, const Var& source,
                 const std::vector<int32_t>& source_rows);
 
-// Sums that earlier calls of a generation left: sum and count by slot.
+// What earlier calls of a generation left, by slot.
 struct RunningSums {
-  Tensor table;                          // [slots, 2]
+  Tensor table;                          // [slots, 1 + n]: count, sums
   const std::vector<int32_t>& slots;     // by row: where its own sum goes
   const std::vector<int32_t>& previous;  // by row without a previous row: the slot before it, or -1
 };
-// g [R, 1]: the mean of sigmoid(logits [R, 1]) over the rows that `pooling` lets a row see, 0 where
-// there are none. `pooling` must outlive the tape. Saves [R, 1] sigmoids and counts.
+// [R, n]: the means of sigmoid(logits [R, n]) over the rows that `pooling` lets a row see, 0 where
+// there are none. `pooling` must outlive the tape. Saves the sigmoids and counts.
 Var PooledGate(Context& c, const Var& logits, const Pooling& pooling,
                const RunningSums* earlier = nullptr);
 

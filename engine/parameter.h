@@ -10,7 +10,7 @@
 namespace permafrost {
 
 // A leaf of the graph; its memory counts as weight. `name` is the tensor's name in the adapter
-// file.
+// file. Copies share value and gradient.
 class Parameter {
  public:
   Parameter(std::string name, Tensor value);
@@ -34,6 +34,8 @@ class ParameterList {
   Parameter& Add(std::string name, Tensor value) {
     return parameters_.emplace_back(std::move(name), std::move(value));
   }
+  // Adds a handle of another list's parameter: value and gradient are shared.
+  Parameter& Share(const Parameter& parameter) { return parameters_.emplace_back(parameter); }
   auto begin() { return parameters_.begin(); }
   auto end() { return parameters_.end(); }
   auto begin() const { return parameters_.begin(); }

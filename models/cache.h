@@ -14,7 +14,7 @@ struct Cache {
   std::vector<int32_t> slots;                    // by row of the next forward: where it goes
   std::vector<int32_t> previous;                 // by row: slot of the row before its first, or -1
   std::vector<Tensor> cross_keys, cross_values;  // T5: of the encoder rows, made once
-  // Running sums of gates, [capacity, 2] (RunningSums), by the gate that owns them.
+  // Running sums of gates (RunningSums), a row a slot, by the gate that owns them.
   std::map<const void*, Tensor> sums;
 };
 

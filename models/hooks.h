@@ -27,7 +27,7 @@ struct PlaceRows {
 struct Prefix {
   int task = kNoTask;
   Var keys, values;
-  Var gate;  // [R, 1] or empty (AttentionPrefix)
+  Var gate;  // [R, 1], [R, 2] or empty (AttentionPrefix)
   // Whether the base's relative position bias takes the slots for the P positions in front of the
   // text; otherwise they have none.
   bool biased = false;

@@ -7,10 +7,6 @@
 namespace permafrost {
 namespace {
 
-void WriteConfig(const FullConfig&, const Model&, nlohmann::ordered_json& object) {
-  object["peft_type"] = "PERMAFROST_FULL";
-}
-
 const char* TaskType(bool encoder_decoder) {
   return encoder_decoder ? "SEQ_2_SEQ_LM" : "CAUSAL_LM";
 }
@@ -38,8 +34,16 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const std::string& text, const 
   if (type == "PROMPT_TUNING" || type == "P_TUNING") return ReadPromptTuningConfig(file);
   if (type == "LORA") return ReadLoraConfig(file);
   if (type == "IA3") return ReadIa3Config(file);
-  if (type == "PERMAFROST_FULL") return FullConfig();
-  return ConfigError(fields, "peft_type", "PROMPT_TUNING, P_TUNING, LORA, IA3 or PERMAFROST_FULL",
+  if (type == "PREFIX_TUNING") return ReadPrefixTuningConfig(file);
+  if (type == "LN_TUNING") return ReadNormTuningConfig(file);
+  if (type == "PERMAFROST_PREFIX_TUNING") return ReadOwnPrefixTuningConfig(file);
+  if (type == "PERMAFROST_ADAPTER") return ReadBottleneckConfig(file);
+  if (type == "PERMAFROST_BITFIT") return ReadBitFitConfig(file);
+  if (type == "PERMAFROST_FULL") return ReadFullConfig(file);
+  if (type == "PERMAFROST_UNIPELT") return ReadUniPeltConfig(file);
+  return ConfigError(fields, "peft_type",
+                     "PROMPT_TUNING, P_TUNING, PREFIX_TUNING, LORA, IA3, LN_TUNING or "
+                     "PERMAFROST_{PREFIX_TUNING, ADAPTER, BITFIT, FULL, UNIPELT}",
                      type);
 }
 

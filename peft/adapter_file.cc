@@ -46,8 +46,27 @@ Created Create(const LoraConfig& config, const Setting& s) {
 Created Create(const Ia3Config& config, const Setting& s) {
   return Ia3::Create(s.task, config, s.model);
 }
-Created Create(const FullConfig&, const Setting& s) {
-  return std::make_shared<Full>(s.task, s.c, s.model);
+Created Create(const PrefixTuningConfig& config, const Setting& s) {
+  return PrefixTuning::Create(s.task, config, s.model, s.random);
+}
+Created Create(const BottleneckConfig& config, const Setting& s) {
+  return Bottleneck::Create(s.task, config, s.model, s.random);
+}
+Created Create(const BitFitConfig& config, const Setting& s) {
+  return BitFit::Create(s.task, config, s.model);
+}
+Created Create(const FullConfig& config, const Setting& s) {
+  return Full::Create(s.task, config, s.c, s.model);
+}
+Created Create(const UniPeltConfig& config, const Setting& s) {
+  std::vector<std::shared_ptr<Method>> parts;
+  for (const PartConfig& part : config.parts) {
+    PERMAFROST_ASSIGN_OR_RETURN(
+        std::shared_ptr<Method> method,
+        std::visit([&](const auto& part_config) { return Create(part_config, s); }, part));
+    parts.push_back(std::move(method));
+  }
+  return UniPelt::Create(s.task, std::move(parts));
 }
 
 }  // namespace
@@ -58,7 +77,23 @@ std::string MethodTitle(const AdapterConfig& config) {
     std::string operator()(const PTuningConfig&) const { return "P-tuning"; }
     std::string operator()(const LoraConfig&) const { return "LoRA"; }
     std::string operator()(const Ia3Config&) const { return "IA3"; }
-    std::string operator()(const FullConfig&) const { return "a fully trained model"; }
+    std::string operator()(const PrefixTuningConfig&) const { return "prefix tuning"; }
+    std::string operator()(const BottleneckConfig&) const { return "a bottleneck adapter"; }
+    std::string operator()(const BitFitConfig&) const { return "BitFit"; }
+    std::string operator()(const FullConfig& full) const {
+      switch (full.part) {
+        case FullConfig::Part::kNorms:
+          return "norm tuning";
+        case FullConfig::Part::kHead:
+          return "a trained head";
+        case FullConfig::Part::kTopLayers:
+          return "trained top layers";
+        case FullConfig::Part::kAll:
+          break;
+      }
+      return "a fully trained model";
+    }
+    std::string operator()(const UniPeltConfig&) const { return "UniPELT"; }
   };
   return std::visit(Title(), config);
 }
@@ -125,11 +160,11 @@ absl::Status ReadParameters(const std::string& path, Method& method) {
 absl::Status WriteGradients(const std::string& path, const Method& method) {
   std::vector<Tensor> kept;
   std::vector<TensorView> views;
-  for (const FileLayout& tensor : method.source) {
+  for (const FileLayout& tensor : method.source()) {
     kept.push_back(HubGradient(tensor, method));
     views.push_back(F32View(tensor.name, tensor.shape, kept.back().values()));
   }
-  if (!method.source.empty()) return WriteSafetensors(path, views);
+  if (!method.source().empty()) return WriteSafetensors(path, views);
   for (const Parameter& p : method.parameters()) {
     kept.push_back(p.gradient() ? p.gradient() : Tensor::Zeros(p.value().shape()));
     views.push_back(F32View(p.name(), method.FileShape(p), kept.back().values()));

@@ -8,19 +8,18 @@
 #include <variant>
 
 #include "peft/full.h"
-#include "peft/ia3.h"
-#include "peft/lora.h"
 #include "peft/p_tuning.h"
 #include "peft/prompt_tuning.h"
+#include "peft/unipelt.h"
 
 namespace permafrost {
 
 // What a method is, without its tensors.
 using AdapterConfig =
-    std::variant<PromptTuningConfig, PTuningConfig, LoraConfig, Ia3Config, FullConfig>;
+    std::variant<PromptTuningConfig, PTuningConfig, PrefixTuningConfig, LoraConfig, Ia3Config,
+                 BottleneckConfig, BitFitConfig, FullConfig, UniPeltConfig>;
 
-// The method's name for messages: "prompt tuning", "P-tuning", "LoRA", "IA3", "a fully trained
-// model".
+// The method's name for messages: "prompt tuning", "LoRA", "a fully trained model".
 std::string MethodTitle(const AdapterConfig& config);
 
 struct Adapter {

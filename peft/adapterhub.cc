@@ -90,7 +90,7 @@ absl::StatusOr<Adapter> LoadAdapterHub(const std::string& folder, const nlohmann
       method.parameters()[p].value().f32()[to] = values[i].f32()[from];
     });
   }
-  method.source = std::move(layout);
+  method.set_source(std::move(layout));
   return adapter;
 }
 

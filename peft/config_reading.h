@@ -7,10 +7,10 @@
 #include <string>
 
 #include "models/config_fields.h"
-#include "peft/ia3.h"
-#include "peft/lora.h"
+#include "peft/full.h"
 #include "peft/p_tuning.h"
 #include "peft/prompt_tuning.h"
+#include "peft/unipelt.h"
 
 namespace permafrost {
 
@@ -36,6 +36,10 @@ inline const std::set<std::string> kTargetFields = {"target_modules", "exclude_m
                                                     "layers_to_transform", "layers_pattern"};
 void WriteTargets(const Targets& targets, nlohmann::ordered_json& object);
 
+inline constexpr int64_t kMostVirtualTokens = 100000;
+// The size field is absent or `expected`; otherwise the adapter was made for another base.
+absl::Status RequireBaseSize(const ConfigFile& file, const char* field, int64_t expected);
+
 absl::StatusOr<PromptTuningConfig> ReadPromptTuningConfig(const ConfigFile& file);
 void WriteConfig(const PromptTuningConfig& config, const Model& model,
                  nlohmann::ordered_json& object);
@@ -44,6 +48,21 @@ absl::StatusOr<LoraConfig> ReadLoraConfig(const ConfigFile& file);
 void WriteConfig(const LoraConfig& config, const Model& model, nlohmann::ordered_json& object);
 absl::StatusOr<Ia3Config> ReadIa3Config(const ConfigFile& file);
 void WriteConfig(const Ia3Config& config, const Model& model, nlohmann::ordered_json& object);
+// PEFT's format, and our own of several groups and gates.
+absl::StatusOr<PrefixTuningConfig> ReadPrefixTuningConfig(const ConfigFile& file);
+absl::StatusOr<PrefixTuningConfig> ReadOwnPrefixTuningConfig(const ConfigFile& file);
+void WriteConfig(const PrefixTuningConfig& config, const Model& model,
+                 nlohmann::ordered_json& object);
+absl::StatusOr<BottleneckConfig> ReadBottleneckConfig(const ConfigFile& file);
+void WriteConfig(const BottleneckConfig& config, const Model& model,
+                 nlohmann::ordered_json& object);
+absl::StatusOr<FullConfig> ReadFullConfig(const ConfigFile& file);
+absl::StatusOr<FullConfig> ReadNormTuningConfig(const ConfigFile& file);
+void WriteConfig(const FullConfig& config, const Model& model, nlohmann::ordered_json& object);
+absl::StatusOr<BitFitConfig> ReadBitFitConfig(const ConfigFile& file);
+void WriteConfig(const BitFitConfig& config, const Model& model, nlohmann::ordered_json& object);
+absl::StatusOr<UniPeltConfig> ReadUniPeltConfig(const ConfigFile& file);
+void WriteConfig(const UniPeltConfig& config, const Model& model, nlohmann::ordered_json& object);
 
 }  // namespace permafrost
 

@@ -1,17 +1,98 @@
 #include "peft/full.h"
 
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/check.h"
 
 namespace permafrost {
+namespace {
 
-Full::Full(int task, Context& c, const Model& model) : Method(task), tensors_(model.tensors()) {
-  for (const BaseTensor& t : tensors_) {
-    parameters_.Add(t.name, t.weight != nullptr ? t.weight->ToF32(c) : t.vector.Clone());
+// PEFT's name of a norm's tensor: the module, ln_tuning_layers, weight or bias.
+std::string NormName(const std::string& tensor) {
+  const size_t dot = tensor.rfind('.');
+  return absl::StrCat("base_model.model.", tensor.substr(0, dot), ".ln_tuning_layers",
+                      tensor.substr(dot));
+}
+
+std::vector<TensorId> HeadTensors(const Model& model) { return {model.head_tensor()}; }
+
+// The linears of the top layers, and the tensors under their modules' common parent.
+absl::StatusOr<std::vector<TensorId>> TopTensors(const Model& model, int64_t layers) {
+  const int64_t count = model.info().decoder_layers;
+  if (layers < 1 || layers > count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("top layers: expected 1 to ", count, " of this base, found ", layers));
   }
+  std::set<std::string> prefixes;
+  for (const LinearPlace& place : model.linears()) {
+    if (place.site.stack != Stack::kDecoder || place.site.layer < count - layers) continue;
+    const std::string number = absl::StrCat(".", place.site.layer, ".");
+    prefixes.insert(place.module.substr(0, place.module.find(number) + number.size()));
+  }
+  for (const char* norm : {"model.norm.", "transformer.ln_f.", "decoder.final_layer_norm."}) {
+    prefixes.insert(norm);
+  }
+  std::vector<TensorId> ids;
+  for (size_t i = 0; i < model.tensors().size(); ++i) {
+    const std::string& name = model.tensors()[i].name;
+    const bool top = std::any_of(prefixes.begin(), prefixes.end(), [&](const std::string& prefix) {
+      return absl::StartsWith(name, prefix);
+    });
+    if (top) ids.push_back(static_cast<TensorId>(i));
+  }
+  return ids;
+}
+
+absl::StatusOr<std::vector<TensorId>> Selected(const FullConfig& config, const Model& model) {
+  switch (config.part) {
+    case FullConfig::Part::kNorms:
+      return NormTensors(model);
+    case FullConfig::Part::kHead:
+      return HeadTensors(model);
+    case FullConfig::Part::kTopLayers:
+      return TopTensors(model, config.layers);
+    case FullConfig::Part::kAll:
+      break;
+  }
+  std::vector<TensorId> all;
+  for (size_t i = 0; i < model.tensors().size(); ++i) all.push_back(static_cast<TensorId>(i));
+  return all;
+}
+
+}  // namespace
+
+std::vector<TensorId> NormTensors(const Model& model) {
+  std::set<TensorId> biases;
+  for (const LinearPlace& place : model.linears()) biases.insert(place.bias);
+  std::vector<TensorId> norms;
+  for (size_t i = 0; i < model.tensors().size(); ++i) {
+    const BaseTensor& t = model.tensors()[i];
+    const TensorId id = static_cast<TensorId>(i);
+    if (t.weight == nullptr && t.shape.size() == 1 && !biases.contains(id)) norms.push_back(id);
+  }
+  return norms;
+}
+
+absl::StatusOr<std::unique_ptr<Full>> Full::Create(int task, const FullConfig& config, Context& c,
+                                                   const Model& model) {
+  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<TensorId> ids, Selected(config, model));
+  auto full = std::unique_ptr<Full>(new Full(task));
+  full->parameter_.assign(model.tensors().size(), -1);
+  for (const TensorId id : ids) {
+    const BaseTensor& t = model.tensors()[static_cast<size_t>(id)];
+    full->parameter_[static_cast<size_t>(id)] = static_cast<int>(full->parameters_.size());
+    full->parameters_.Add(config.part == FullConfig::Part::kNorms ? NormName(t.name) : t.name,
+                          t.weight != nullptr ? t.weight->ToF32(c) : t.vector.Clone());
+  }
+  return full;
 }
 
 const Var* Full::Replacement(TensorId tensor, int task) const {
-  return task == task_ ? &parameters_[static_cast<size_t>(tensor)].var() : nullptr;
+  const int index = parameter_[static_cast<size_t>(tensor)];
+  return task == task_ && index >= 0 ? &parameters_[static_cast<size_t>(index)].var() : nullptr;
 }
 
 std::vector<int64_t> Full::FileShape(const Parameter& p) const {
@@ -20,7 +101,9 @@ std::vector<int64_t> Full::FileShape(const Parameter& p) const {
 }
 
 void Full::MergeInto(const Model&, std::vector<Tensor>& values) const {
-  for (size_t i = 0; i < values.size(); ++i) values[i] = parameters_[i].value();
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (parameter_[i] >= 0) values[i] = parameters_[static_cast<size_t>(parameter_[i])].value();
+  }
 }
 
 }  // namespace permafrost

@@ -1,17 +1,32 @@
-// Full fine-tuning: f32 copies of every base tensor are trained, the base stays untouched. The
-// papers' baseline, and how a bundled base would be pretrained.
+// Fine-tuning of base tensors as they are: f32 copies of some or all of them are trained in their
+// place, the base stays untouched. The papers' baselines, and how a bundled base would be
+// pretrained.
 #ifndef PERMAFROST_PEFT_FULL_H_
 #define PERMAFROST_PEFT_FULL_H_
+
+#include <memory>
+#include <vector>
 
 #include "peft/method.h"
 
 namespace permafrost {
 
-struct FullConfig {};
+struct FullConfig {
+  enum class Part {
+    kAll,
+    kNorms,      // scales and biases of the norms (PEFT's LN_TUNING)
+    kHead,       // the language-model head; a tied embedding goes with it
+    kTopLayers,  // the last `layers` layers of the decoder and its final norm
+  };
+  Part part = Part::kAll;
+  int64_t layers = 0;
+};
 
 class Full : public Method {
  public:
-  Full(int task, Context& c, const Model& model);
+  // Error: more layers than the base has.
+  static absl::StatusOr<std::unique_ptr<Full>> Create(int task, const FullConfig& config,
+                                                      Context& c, const Model& model);
 
   const Var* Replacement(TensorId tensor, int task) const override;
   std::vector<int64_t> FileShape(const Parameter& p) const override;
@@ -19,8 +34,12 @@ class Full : public Method {
   void MergeInto(const Model& model, std::vector<Tensor>& values) const override;
 
  private:
-  std::vector<BaseTensor> tensors_;
+  explicit Full(int task) : Method(task) {}
+  std::vector<int> parameter_;  // by TensorId; -1: the base's tensor stays
 };
+
+// The norms' scales and biases: vectors that are no linear's bias.
+std::vector<TensorId> NormTensors(const Model& model);
 
 }  // namespace permafrost
 

@@ -34,7 +34,7 @@ std::vector<std::string> DefaultLoraTargets(const std::string& model_type) {
 absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& config,
                                                    const Model& model, Random& random) {
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> targets, MatchTargets(config.targets, model));
-  auto lora = std::unique_ptr<Lora>(new Lora(task));
+  auto lora = std::unique_ptr<Lora>(new Lora(task, config.gate.trained()));
   lora->pairs_.resize(model.linears().size());
   for (int index : targets) {
     const LinearPlace& place = model.linears()[static_cast<size_t>(index)];
@@ -58,6 +58,12 @@ absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& c
     const std::string name = absl::StrCat("base_model.model.", place.module);
     lora->parameters_.Add(name + ".lora_A.weight", std::move(a));
     lora->parameters_.Add(name + ".lora_B.weight", std::move(b));
+    if (config.gate.constant()) pair.options.scale = static_cast<float>(config.gate.value);
+    if (config.gate.trained()) {
+      pair.options.scale = 1;
+      pair.gate.emplace(lora->parameters_, name + ".lora_gate", place.inputs, 1, config.gate.kind,
+                        random);
+    }
     lora->pairs_[static_cast<size_t>(index)] = pair;
   }
   return lora;
@@ -65,10 +71,22 @@ absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& c
 
 Var Lora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                    const PlaceRows& rows) {
-  const std::optional<Pair>& pair = pairs_[static_cast<size_t>(place.index)];
-  if (!pair.has_value()) return y;
+  std::optional<Pair>& pair = pairs_[static_cast<size_t>(place.index)];
+  const std::vector<TaskSpan> own = Own(rows.spans);
+  if (!pair.has_value() || own.empty()) return y;
+  const Var gate = pair->gate.has_value() ? pair->gate->Of(c, x, rows, task_) : Var();
   return AddLowRank(c, std::move(y), x, parameters_[pair->a].var(), parameters_[pair->b].var(),
-                    pair->options, Own(rows.spans));
+                    pair->options, own, gate);
+}
+
+std::vector<GateMean> Lora::TakeGateMeans() {
+  std::vector<GateMean> means;
+  for (std::optional<Pair>& pair : pairs_) {
+    if (!pair.has_value() || !pair->gate.has_value()) continue;
+    const std::vector<GateMean> own = pair->gate->TakeMeans();
+    means.insert(means.end(), own.begin(), own.end());
+  }
+  return means;
 }
 
 std::optional<float> Lora::ScaleOf(int linear) const {

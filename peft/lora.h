@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/random_tensor.h"
+#include "peft/gate.h"
 #include "peft/method.h"
 #include "peft/targets.h"
 
@@ -23,6 +24,7 @@ struct LoraConfig {
   // Regular expressions for module names; the first that matches decides.
   std::vector<std::pair<std::string, int64_t>> rank_pattern;
   std::vector<std::pair<std::string, double>> alpha_pattern;
+  GateConfig gate;  // in place of s (UniPELT)
 };
 
 // PEFT's default targets of a model type.
@@ -40,17 +42,22 @@ class Lora : public Method {
   // s of a linear by its index; nothing if it is no target.
   std::optional<float> ScaleOf(int linear) const;
 
-  // W [outputs, inputs] += s B A.
-  bool mergeable() const override { return true; }
+  bool ReadsAllRows() const override { return reads_all_rows_; }
+  std::vector<GateMean> TakeGateMeans() override;
+
+  // W [outputs, inputs] += s B A; a trained gate is no constant.
+  bool mergeable() const override { return !reads_all_rows_; }
   void MergeInto(const Model& model, std::vector<Tensor>& values) const override;
 
  private:
   struct Pair {
     size_t a, b;  // into parameters_
     LowRank options;
+    std::optional<Gate> gate = {};
   };
 
-  explicit Lora(int task) : Method(task) {}
+  Lora(int task, bool reads_all_rows) : Method(task), reads_all_rows_(reads_all_rows) {}
+  bool reads_all_rows_;
   std::vector<std::optional<Pair>> pairs_;  // by linear index
 };
 

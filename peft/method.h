@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -32,6 +33,12 @@ struct FileLayout {
   std::vector<FilePart> parts;
 };
 
+// The mean of a gate over its task's rows since it was last asked.
+struct GateMean {
+  std::string name;
+  double mean = 0;
+};
+
 class Method : public Hooks {
  public:
   explicit Method(int task) : task_(task) {}
@@ -49,7 +56,11 @@ class Method : public Hooks {
 
   // The tensors of the file that the parameters came from, if those are not the parameters
   // themselves (adapterhub.h): gradients go by their names.
-  std::vector<FileLayout> source;
+  const std::vector<FileLayout>& source() const { return source_; }
+  void set_source(std::vector<FileLayout> source) { source_ = std::move(source); }
+
+  // Means of the method's gates since they were last taken, over all rows of its task.
+  virtual std::vector<GateMean> TakeGateMeans() { return {}; }
 
   // Whether a base can hold the adapter in its own tensors.
   virtual bool mergeable() const { return false; }
@@ -63,6 +74,9 @@ class Method : public Hooks {
 
   int task_;
   ParameterList parameters_;
+
+ private:
+  std::vector<FileLayout> source_;
 };
 
 // Several methods side by side, each on its own task: the hooks of a batch that mixes adapters.

@@ -5,9 +5,6 @@
 #include "peft/config_reading.h"
 
 namespace permafrost {
-namespace {
-
-constexpr int64_t kMostVirtualTokens = 100000;
 
 absl::Status RequireBaseSize(const ConfigFile& file, const char* field, int64_t expected) {
   PERMAFROST_ASSIGN_OR_RETURN(const int64_t found, SizeFieldOr(file.fields, field, expected));
@@ -15,8 +12,6 @@ absl::Status RequireBaseSize(const ConfigFile& file, const char* field, int64_t 
   return ConfigError(file.fields, field, absl::StrCat(expected, " of this base"),
                      absl::StrCat(found, "; the adapter was made for another base"));
 }
-
-}  // namespace
 
 absl::StatusOr<PromptTuningConfig> ReadPromptTuningConfig(const ConfigFile& file) {
   const JsonFields& fields = file.fields;

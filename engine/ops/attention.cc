@@ -1,9 +1,9 @@
 // Attention over the segments of a row forest, with trained prefixes.
 //
 // A prefix is a second pass of the same kernels over the rows that see it, merged with the first by
-// the two log-sum-exps, as tiles of one attention are (Dao et al. 2022). The gate g_i of a row
-// multiplies the prefix's keys and values as that row sees them, so the pass runs on g_i q_i and
-// its output counts g_i times.
+// the two log-sum-exps, as tiles of one attention are (Dao et al. 2022). The gates of a row
+// multiply the prefix's keys and values as that row sees them, so the pass runs on queries times
+// the keys' gate, and its output counts as many times as the values' gate says.
 #include <algorithm>
 #include <cmath>
 
@@ -100,7 +100,7 @@ void RunBackward(Context& c, const kernels::AttentionForwardArgs& f, const Backw
 // One prefix of an attention as plain tensors: what both directions compute with.
 struct PrefixPass {
   Tensor keys, values;  // [P, G K]
-  Tensor gate;          // [R, 1] or empty
+  Tensor gate;          // [R, 1], [R, 2] or empty
   // i32 [1 + n, 3]: position of the first slot, whether biased, 0; then of each run of rows that
   // sees the prefix: first row, rows, position of the first.
   Tensor layout;
@@ -120,7 +120,8 @@ struct PrefixPass {
     if (!biased()) o.bias_distance = 0;
     return o;
   }
-  float Gate(int64_t row) const { return gate ? gate.f32()[row] : 1.0f; }
+  float KeyGate(int64_t row) const { return gate ? gate.row(row)[0] : 1.0f; }
+  float ValueGate(int64_t row) const { return gate ? gate.row(row)[gate.columns() - 1] : 1.0f; }
 
   // f(row) for every row that sees the prefix.
   template <class F>
@@ -130,12 +131,12 @@ struct PrefixPass {
       for (int64_t row = s[0]; row < s[0] + s[1]; ++row) f(row);
     }
   }
-  // x with its rows multiplied by the gate; x itself where there is none.
-  Tensor Gated(const Tensor& x) const {
+  // x with its rows multiplied by a gate; x itself where there is none.
+  Tensor Gated(const Tensor& x, float (PrefixPass::*of)(int64_t) const) const {
     if (!gate) return x;
     const Tensor y(x.shape(), MemoryTag::kWorkspace);
     ForEachRow([&](int64_t row) {
-      const float g = Gate(row);
+      const float g = (this->*of)(row);
       for (int64_t j = 0; j < x.columns(); ++j) y.row(row)[j] = g * x.row(row)[j];
     });
     return y;
@@ -163,7 +164,7 @@ Pass RunPrefix(Context& c, const PrefixPass& prefix, const Tensor& gated_q, cons
 // Adds the prefix to `total`, which so far holds the attention over the other keys.
 void MergePrefix(Context& c, const PrefixPass& prefix, const Tensor& q, const Tensor& bias,
                  const AttentionOptions& o, const Pass& total) {
-  const Pass pass = RunPrefix(c, prefix, prefix.Gated(q), bias, o);
+  const Pass pass = RunPrefix(c, prefix, prefix.Gated(q, &PrefixPass::KeyGate), bias, o);
   prefix.ForEachRow([&](int64_t row) {
     for (int64_t h = 0; h < o.heads; ++h) {
       float& lse = total.lse.row(row)[h];
@@ -171,7 +172,7 @@ void MergePrefix(Context& c, const PrefixPass& prefix, const Tensor& q, const Te
       const float max = std::max(lse, prefix_lse);
       const float others = std::exp(lse - max), own = std::exp(prefix_lse - max);
       const float sum = others + own;
-      const float keep = others / sum, add = own / sum * prefix.Gate(row);
+      const float keep = others / sum, add = own / sum * prefix.ValueGate(row);
       float* out = total.out.row(row) + h * o.head_size;
       const float* from = pass.out.row(row) + h * o.head_size;
       for (int64_t j = 0; j < o.head_size; ++j) out[j] = keep * out[j] + add * from[j];
@@ -198,19 +199,22 @@ Tensor Delta(const Tensor& dout, const Tensor& out, const AttentionOptions& o) {
   return delta;
 }
 
-// The gate's gradient: the share of the output that it scales, and through the scores of g_i q_i.
+// The gates' gradients: through the scores of the scaled queries, and of the share of the output.
 void AddGateGradient(Context& c, const PrefixPass& prefix, const Tensor& q, const Tensor& bias,
                      const AttentionOptions& o, const BackwardTensors& t, const Tensor& dout,
                      const Tensor& dgate) {
-  const Pass pass = RunPrefix(c, prefix, prefix.Gated(q), bias, o);
+  const Pass pass = RunPrefix(c, prefix, prefix.Gated(q, &PrefixPass::KeyGate), bias, o);
   prefix.ForEachRow([&](int64_t row) {
-    float sum = Dot(q.row(row), t.dq.row(row), q.columns());
+    float* dkeys = dgate.row(row);
+    float* dvalues = dkeys + dgate.columns() - 1;
+    *dkeys += Dot(q.row(row), t.dq.row(row), q.columns());
+    float sum = 0;
     for (int64_t h = 0; h < o.heads; ++h) {
       const int64_t column = h * o.head_size;
       sum += std::exp(pass.lse.row(row)[h] - t.lse.row(row)[h]) *
              Dot(dout.row(row) + column, pass.out.row(row) + column, o.head_size);
     }
-    dgate.f32()[row] += sum;
+    *dvalues += sum;
   });
 }
 
@@ -250,7 +254,7 @@ Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& b
   std::vector<const Var*> inputs = {&q, &k, &v, &bias};
   for (const AttentionPrefix& p : prefixes) {
     PERMAFROST_CHECK(p.keys.shape() == p.values.shape() && p.keys.columns() == k.columns() &&
-                     (!p.gate || p.gate.shape() == (Shape{q.rows(), 1})))
+                     (!p.gate || (p.gate.rows() == q.rows() && p.gate.columns() <= 2)))
         << "Attention: prefix keys " << ToString(p.keys.shape()) << ", values "
         << ToString(p.values.shape()) << ", gate " << ToString(p.gate.shape()) << " for q "
         << ToString(q.shape()) << ", k " << ToString(k.shape());
@@ -312,14 +316,14 @@ Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& b
           const bool gate_wanted = prefix.gate && g.Needs(input + 2);
           BackwardTensors p;
           p.lse = t.lse, p.delta = t.delta;
-          p.dout = prefix.Gated(dy);
+          p.dout = prefix.Gated(dy, &PrefixPass::ValueGate);
           p.dq = fresh(g.Needs(0) || gate_wanted, qs);
           p.dk = fresh(g.Needs(input), prefix.keys);
           p.dv = fresh(g.Needs(input + 1), prefix.values);
           p.dbias = prefix.biased() ? t.dbias : Tensor();
           const AttentionPlan plan_of_prefix = prefix.Plan();
           RunBackward(ctx,
-                      ForwardArgs(prefix.Gated(qs), prefix.keys, prefix.values,
+                      ForwardArgs(prefix.Gated(qs, &PrefixPass::KeyGate), prefix.keys, prefix.values,
                                   prefix.biased() ? bias_kept : Tensor(), plan_of_prefix,
                                   prefix.Options(o)),
                       p);
@@ -328,7 +332,7 @@ Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& b
           }
           if (t.dq) {
             prefix.ForEachRow([&](int64_t row) {
-              const float gate = prefix.Gate(row);
+              const float gate = prefix.KeyGate(row);
               for (int64_t j = 0; j < qs.columns(); ++j)
                 t.dq.row(row)[j] += gate * p.dq.row(row)[j];
             });

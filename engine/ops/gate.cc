@@ -1,4 +1,5 @@
 // Gates that are means over the rows a row may see (UniPELT, Mao et al. 2022, made causal).
+#include <algorithm>
 #include <cmath>
 
 #include "engine/check.h"
@@ -7,45 +8,43 @@
 namespace permafrost {
 namespace {
 
-struct Sum {
-  float sum = 0;
-  float count = 0;
-};
-
-// The sum and count up to the row before row i.
-Sum Before(const Pooling& pooling, const RunningSums* earlier, const std::vector<Sum>& sums,
-           size_t i) {
-  if (pooling.previous[i] >= 0) return sums[static_cast<size_t>(pooling.previous[i])];
-  if (earlier == nullptr || earlier->previous[i] < 0) return {};
-  const float* row = earlier->table.row(earlier->previous[i]);
-  return {row[0], row[1]};
+// sums [R, 1 + n] of each row: the count of rows so far, and the sums of their sigmoids.
+Tensor RunningTotals(const Tensor& sigmoids, const Pooling& pooling, const RunningSums* earlier) {
+  const int64_t n = sigmoids.columns();
+  Tensor sums = Tensor::Zeros({sigmoids.rows(), 1 + n}, MemoryTag::kWorkspace);
+  for (int64_t i = 0; i < sums.rows(); ++i) {
+    const size_t at = static_cast<size_t>(i);
+    float* own = sums.row(i);
+    if (pooling.previous[at] >= 0) {
+      std::copy_n(sums.row(pooling.previous[at]), 1 + n, own);
+    } else if (earlier != nullptr && earlier->previous[at] >= 0) {
+      std::copy_n(earlier->table.row(earlier->previous[at]), 1 + n, own);
+    }
+    if (pooling.counted[at] != 0) {
+      own[0] += 1;
+      for (int64_t j = 0; j < n; ++j) own[1 + j] += sigmoids.row(i)[j];
+    }
+    if (earlier != nullptr) std::copy_n(own, 1 + n, earlier->table.row(earlier->slots[at]));
+  }
+  return sums;
 }
 
 }  // namespace
 
 Var PooledGate(Context& c, const Var& logits, const Pooling& pooling, const RunningSums* earlier) {
-  const size_t rows = pooling.previous.size();
-  PERMAFROST_CHECK(logits.shape() == (Shape{static_cast<int64_t>(rows), 1}))
-      << "PooledGate: logits " << ToString(logits.shape()) << " of " << rows << " rows";
-  const Tensor sigmoids(logits.shape()), gates(logits.shape());
-  std::vector<Sum> sums(rows);
-  for (size_t i = 0; i < rows; ++i) {
-    const float sigmoid = 1 / (1 + std::exp(-logits.value().f32()[i]));
-    sigmoids.f32()[i] = sigmoid;
-    sums[i] = Before(pooling, earlier, sums, i);
-    if (pooling.counted[i] != 0) {
-      sums[i].sum += sigmoid;
-      sums[i].count += 1;
-    }
-    if (earlier == nullptr) continue;
-    float* slot = earlier->table.row(earlier->slots[i]);
-    slot[0] = sums[i].sum, slot[1] = sums[i].count;
+  PERMAFROST_CHECK(logits.rows() == static_cast<int64_t>(pooling.previous.size()))
+      << "PooledGate: logits " << ToString(logits.shape()) << " of " << pooling.previous.size()
+      << " rows";
+  const int64_t rows = logits.rows(), n = logits.columns();
+  const Tensor sigmoids(logits.shape()), gates(logits.shape()), counts({rows, 1});
+  for (int64_t i = 0; i < logits.value().count(); ++i) {
+    sigmoids.f32()[i] = 1 / (1 + std::exp(-logits.value().f32()[i]));
   }
-  const Tensor counts(logits.shape());
-  for (size_t i = 0; i < rows; ++i) {
-    const Sum& read = sums[static_cast<size_t>(pooling.read[i])];
-    counts.f32()[i] = read.count;
-    gates.f32()[i] = read.count > 0 ? read.sum / read.count : 0;
+  const Tensor sums = RunningTotals(sigmoids, pooling, earlier);
+  for (int64_t i = 0; i < rows; ++i) {
+    const float* read = sums.row(pooling.read[static_cast<size_t>(i)]);
+    counts.f32()[i] = read[0];
+    for (int64_t j = 0; j < n; ++j) gates.row(i)[j] = read[0] > 0 ? read[1 + j] / read[0] : 0;
   }
   Saved saved;
   const bool record = WillRecord(c, {&logits});
@@ -54,21 +53,26 @@ Var PooledGate(Context& c, const Var& logits, const Pooling& pooling, const Runn
   const Pooling* p = &pooling;
   return Record(c, "PooledGate", {&logits}, gates, std::move(saved),
                 [p](Context&, const Saved& s, const Tensor& dy, GradSink& g) {
-                  const float* sigmoid = s.tensors()[0].f32();
-                  const float* count = s.tensors()[1].f32();
-                  const size_t n = p->previous.size();
-                  std::vector<float> dsum(n);
-                  for (size_t i = 0; i < n; ++i) {
-                    if (count[i] > 0) {
-                      dsum[static_cast<size_t>(p->read[i])] += dy.f32()[i] / count[i];
-                    }
+                  const Tensor sigmoid = s.tensors()[0], count = s.tensors()[1];
+                  const int64_t width = dy.columns();
+                  // Of the running sums, by row.
+                  const Tensor dsum = Tensor::Zeros(dy.shape(), MemoryTag::kWorkspace);
+                  for (int64_t i = 0; i < dy.rows(); ++i) {
+                    if (count.f32()[i] == 0) continue;
+                    float* to = dsum.row(p->read[static_cast<size_t>(i)]);
+                    for (int64_t j = 0; j < width; ++j) to[j] += dy.row(i)[j] / count.f32()[i];
                   }
                   const Tensor dlogits = g.Accumulator(0);
-                  for (size_t i = n; i-- > 0;) {
-                    if (p->counted[i] != 0) {
-                      dlogits.f32()[i] += dsum[i] * sigmoid[i] * (1 - sigmoid[i]);
+                  for (int64_t i = dy.rows(); i-- > 0;) {
+                    const size_t at = static_cast<size_t>(i);
+                    const float* own = dsum.row(i);
+                    for (int64_t j = 0; j < width && p->counted[at] != 0; ++j) {
+                      const float value = sigmoid.row(i)[j];
+                      dlogits.row(i)[j] += own[j] * value * (1 - value);
                     }
-                    if (p->previous[i] >= 0) dsum[static_cast<size_t>(p->previous[i])] += dsum[i];
+                    if (p->previous[at] < 0) continue;
+                    float* before = dsum.row(p->previous[at]);
+                    for (int64_t j = 0; j < width; ++j) before[j] += own[j];
                   }
                 });
 }

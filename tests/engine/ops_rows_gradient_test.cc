@@ -67,7 +67,7 @@ TEST(RowsGradient, AttentionWithATrainableBias) {
       {.steps = 16});
 }
 
-// Two prefixes on some rows each, one gated: keys, values, gates and everything else.
+// Two prefixes on some rows each, one with a gate, one with gates for keys and values.
 TEST(RowsGradient, CausalAttentionWithPrefixes) {
   Random random(5);
   Rows rows;
@@ -81,15 +81,15 @@ TEST(RowsGradient, CausalAttentionWithPrefixes) {
                                     .gate = v[5],
                                     .segments = {{.begin = 0, .length = 2, .position = 0},
                                                  {.begin = 5, .length = 3, .position = 2}}};
-        const AttentionPrefix plain{.keys = v[6],
+        const AttentionPrefix gated_apart{.keys = v[6],
                                     .values = v[7],
-                                    .gate = {},
+                                    .gate = v[8],
                                     .segments = {{.begin = 1, .length = 3, .position = 1}}};
-        return Attention(c, v[0], v[1], v[2], {}, plan, options, {gated, plain});
+        return Attention(c, v[0], v[1], v[2], {}, plan, options, {gated, gated_apart});
       },
       {RandomTensor(random, {8, 12}), RandomTensor(random, {8, 6}), RandomTensor(random, {8, 6}),
        RandomTensor(random, {2, 6}), RandomTensor(random, {2, 6}), RandomTensor(random, {8, 1}),
-       RandomTensor(random, {3, 6}), RandomTensor(random, {3, 6})},
+       RandomTensor(random, {3, 6}), RandomTensor(random, {3, 6}), RandomTensor(random, {8, 2})},
       {.steps = 24});
 }
 
@@ -180,7 +180,7 @@ TEST(RowsGradient, PooledGate) {
   for (const Pooling* pooling : {&running, &segment}) {
     CheckGradients(
         [&](Context& ctx, const std::vector<Var>& v) { return PooledGate(ctx, v[0], *pooling); },
-        {logits}, {.steps = 16});
+        {RandomTensor(random, {9, 2})}, {.steps = 16});
   }
 }
 
