@@ -26,9 +26,10 @@ struct Segment {
   int parent = kNoParent;
   int64_t begin = 0;
   int64_t length = 0;
-  int64_t position = 0;  // of the first row: the parent's end, else what Add was given
-  int task = kNoTask;    // which adapter its rows use
-  int source = -1;       // encoder segment that a decoder segment attends to
+  int64_t position = 0;    // of the first row: the parent's end, else what Add was given
+  int task = kNoTask;      // which adapter its rows use
+  int source = -1;         // encoder segment that a decoder segment attends to
+  int64_t bias_shift = 0;  // of its rows as queries (kernels::QuerySegment)
 };
 
 // A row whose next token is known: row `row` is to predict `label`; `example` groups losses.

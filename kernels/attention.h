@@ -27,6 +27,7 @@ struct QuerySegment {
   int64_t position;
   int64_t span_begin;
   int64_t span_count;
+  int64_t bias_shift = 0;  // added to distances where the bias is looked up, and only there
 };
 
 template <class T>
@@ -48,7 +49,7 @@ struct AttentionForwardArgsOf {
   T scale;
   bool causal;
   // T5's relative position bias by distance: bias[h * (2 M + 1) + M + clamp(position_j -
-  // position_i, -M, M)], M = bias_distance. Null for none.
+  // position_i + bias_shift, -M, M)], M = bias_distance. Null for none.
   const T* bias;
   int64_t bias_distance;
   void*

@@ -28,9 +28,10 @@ struct Prefix {
   int task = kNoTask;
   Var keys, values;
   Var gate;  // [R, 1], [R, 2] or empty (AttentionPrefix)
-  // Whether the base's relative position bias takes the slots for the P positions in front of the
-  // text; otherwise they have none.
+  // Whether the base's relative position bias takes the slots for the positions from `position` on;
+  // otherwise they have none.
   bool biased = false;
+  int64_t position = 0;
 };
 
 class Hooks {
@@ -43,6 +44,9 @@ class Hooks {
   // Position of the first row of a decoder-only base's text, where rotary or learned positions
   // count on from a prefix.
   virtual int64_t FirstPosition(int /*task*/) const { return 0; }
+
+  // By how much later than they are a text's keys count in T5's relative position bias.
+  virtual int64_t BiasShift(int /*task*/, Stack) const { return 0; }
 
   // Whether a place above the decoder's last attention must see all rows, wanted or not.
   virtual bool ReadsAllRows() const { return false; }

@@ -1,9 +1,11 @@
 #include "peft/adapterhub_methods.h"
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 #include <map>
+#include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -14,7 +16,12 @@ namespace {
 
 constexpr char kPrefix[] = "base_model.model.";
 
-// ---- reading
+constexpr std::pair<const char*, Activation> kActivations[] = {
+    {"relu", Activation::kRelu},           {"gelu", Activation::kGeluErf},
+    {"gelu_new", Activation::kGeluTanh},   {"gelu_pytorch_tanh", Activation::kGeluTanh},
+    {"swish", Activation::kSilu},          {"silu", Activation::kSilu},
+    {"tanh", Activation::kTanh},           {"leakyrelu", Activation::kLeakyRelu},
+    {"leaky_relu", Activation::kLeakyRelu}};
 
 std::vector<int> LinearsOf(const std::vector<HubTensor>& tensors, size_t part) {
   std::vector<int> linears;
@@ -52,25 +59,31 @@ bool IsFused(const LinearPlace& place) {
   return place.site.projection == Projection::kFusedQueryKeyValue;
 }
 
-absl::StatusOr<AdapterConfig> MethodOf(const HubLora& hub, const std::vector<int>& linears,
-                                       const Model& model) {
+// The library pools a gate over the whole text, what a causal row does not see yet included.
+GateConfig GateOf(bool gated) {
+  GateConfig gate;
+  if (gated) gate.kind = GateConfig::Kind::kWhole;
+  return gate;
+}
+
+using Part = absl::StatusOr<PartConfig>;
+
+Part MethodOf(const HubLora& hub, const std::vector<int>& linears, const Model& model) {
   PERMAFROST_ASSIGN_OR_RETURN(Targets targets, TargetsOf(linears, model));
   if (hub.rescale) {
     Ia3Config ia3;
     ia3.targets = std::move(targets);
     return ia3;
   }
-  if (hub.gated) {
-    return absl::InvalidArgumentError(
-        "config: use_gating: expected false, found true, which is not implemented");
-  }
   LoraConfig lora;
   lora.targets = std::move(targets);
   lora.rank = hub.rank;
   lora.alpha = hub.alpha;
   lora.dropout = hub.dropout;
+  lora.gate = GateOf(hub.gated);
   const auto fused = [&](int i) { return IsFused(model.linears()[static_cast<size_t>(i)]); };
   const auto parts = static_cast<int64_t>(HubThirds(hub).size());
+  lora.fused_parts = parts > 1 ? parts : 1;
   if (std::all_of(linears.begin(), linears.end(), fused)) {
     lora.rank *= parts;
     lora.alpha *= static_cast<double>(parts);
@@ -80,15 +93,87 @@ absl::StatusOr<AdapterConfig> MethodOf(const HubLora& hub, const std::vector<int
   }
   return lora;
 }
-absl::StatusOr<AdapterConfig> MethodOf(const HubBottleneck&, const std::vector<int>&,
-                                       const Model&) {
-  return absl::InvalidArgumentError("config: a bottleneck adapter is not implemented");
-}
-absl::StatusOr<AdapterConfig> MethodOf(const HubPrefix&, const std::vector<int>&, const Model&) {
-  return absl::InvalidArgumentError("config: architecture prefix_tuning is not implemented");
+
+std::vector<int> Layers(const std::set<int64_t>& numbers) {
+  std::vector<int> layers;
+  for (const int64_t n : numbers) {
+    if (n >= 0 && n <= std::numeric_limits<int>::max()) layers.push_back(static_cast<int>(n));
+  }
+  return layers;
 }
 
-// ---- layout
+Part MethodOf(const HubBottleneck& hub, const std::vector<int>&, const Model& model) {
+  const int64_t width = model.info().width;
+  BottleneckConfig b;
+  b.width = hub.reduction.otherwise.has_value()
+                ? HubBottleneckWidth(width, *hub.reduction.otherwise)
+                : 1;  // of no layer
+  for (const auto& [layer, factor] : hub.reduction.layers) {
+    if (layer > std::numeric_limits<int>::max()) continue;
+    b.layer_widths[static_cast<int>(layer)] = HubBottleneckWidth(width, factor);
+  }
+  b.after_attention = hub.self_attention;
+  b.after_cross = hub.cross_attention;
+  b.after_feed_forward = hub.feed_forward;
+  b.parallel = hub.parallel;
+  PERMAFROST_ASSIGN_OR_RETURN(b.activation, HubActivation(hub.activation));
+  switch (hub.scaling) {
+    case HubBottleneck::Scaling::kFixed:
+      b.scale = hub.scale;
+      break;
+    case HubBottleneck::Scaling::kLearned:
+      b.scaling = BottleneckConfig::Scaling::kLearned;
+      break;
+    case HubBottleneck::Scaling::kChannel:
+      b.scaling = BottleneckConfig::Scaling::kChannel;
+      break;
+  }
+  b.original_ln_before = hub.original_before;
+  b.original_ln_after = hub.original_after;
+  b.residual_before_ln = hub.residual_before_norm;
+  b.adapter_residual_before_ln = hub.adapter_residual_before_norm;
+  b.ln_before = hub.norm_before;
+  b.ln_after = hub.norm_after;
+  b.dropout = hub.dropout;
+  b.gate = GateOf(hub.gated);
+  b.leave_out = Layers(hub.leave_out);
+  b.init = hub.init == "mam_adapter" ? BottleneckConfig::Init::kMam
+           : hub.init == "houlsby"   ? BottleneckConfig::Init::kHoulsby
+                                     : BottleneckConfig::Init::kBert;
+  return b;
+}
+
+Part MethodOf(const HubPrefix& hub, const std::vector<int>&, const Model& model) {
+  const ModelInfo& info = model.info();
+  const bool t5 = info.encoder_decoder;
+  for (const int64_t layer : hub.leave_out) {
+    if (!t5 || layer < 0 || layer >= info.layers + info.decoder_layers) continue;
+    // There the position bias is handed on from layer to layer: one of another key length loses it.
+    return absl::InvalidArgumentError(absl::StrCat(
+        "config: leave_out: expected no layer in a prefix of T5, found ", layer,
+        "; without it the library drops T5's position bias in the layers behind it, which is not "
+        "implemented"));
+  }
+  PrefixTuningConfig p;
+  p.virtual_tokens = hub.length;
+  p.encoder = t5 && hub.encoder;
+  p.decoder = true;
+  p.cross = t5 && hub.cross;
+  p.projection = !hub.flat;
+  p.projection_width = hub.bottleneck;
+  p.embedding_width = info.width;
+  if (!hub.flat) {
+    PERMAFROST_ASSIGN_OR_RETURN(p.projection_activation, HubActivation(hub.activation));
+  }
+  p.dropout = hub.dropout;
+  p.peft_layout = false;
+  p.text_shifted = t5;
+  p.text_after_prefix = false;
+  p.gate = GateOf(hub.gated);
+  p.gate.shared = hub.shared_gate;
+  p.leave_out = Layers(hub.leave_out);
+  return p;
+}
 
 class Layouts {
  public:
@@ -101,8 +186,14 @@ class Layouts {
 
   FileLayout Of(const HubTensor& t) const {
     FileLayout layout{t.name, t.shape, {}};
-    if (t.linear >= 0) {
-      OfLora(t, std::get<HubLora>(config_.parts[t.part]), layout.parts);
+    const HubPart& part = config_.parts[t.part];
+    if (const auto* lora = std::get_if<HubLora>(&part)) {
+      OfLora(t, *lora, layout.parts);
+    } else if (std::holds_alternative<HubBottleneck>(part)) {
+      layout.parts.push_back(
+          Whole(Index(absl::StrCat(SublayerName(t.site), ".", BottleneckTensor(t.role)))));
+    } else {
+      layout.parts.push_back(Whole(Index(PrefixTensor(t))));
     }
     int64_t count = 1, held = 0;
     for (const int64_t n : t.shape) count *= n;
@@ -123,6 +214,57 @@ class Layouts {
     return {parameter, 0, 0, value.rows(), value.columns()};
   }
 
+  static const char* BottleneckTensor(HubRole role) {
+    switch (role) {
+      case HubRole::kDownWeight:
+        return "adapter_down.weight";
+      case HubRole::kDownBias:
+        return "adapter_down.bias";
+      case HubRole::kUpWeight:
+        return "adapter_up.weight";
+      case HubRole::kUpBias:
+        return "adapter_up.bias";
+      case HubRole::kNormBeforeWeight:
+        return "adapter_norm_before.weight";
+      case HubRole::kNormBeforeBias:
+        return "adapter_norm_before.bias";
+      case HubRole::kNormAfterWeight:
+        return "adapter_norm_after.weight";
+      case HubRole::kNormAfterBias:
+        return "adapter_norm_after.bias";
+      case HubRole::kScaling:
+        return "scaling";
+      case HubRole::kGateWeight:
+        return "gate.weight";
+      default:
+        return "gate.bias";
+    }
+  }
+
+  static std::string PrefixTensor(const HubTensor& t) {
+    const char* group = t.site.sublayer == Sublayer::kCrossAttention ? "cross_prefix"
+                        : t.site.stack == Stack::kEncoder            ? "encoder_prefix"
+                                                                     : "self_prefix";
+    switch (t.role) {
+      case HubRole::kPrefixFlat:
+        return group;
+      case HubRole::kPrefixEmbedding:
+        return absl::StrCat(group, ".embedding.weight");
+      case HubRole::kPrefixHiddenWeight:
+        return absl::StrCat(group, ".transform.0.weight");
+      case HubRole::kPrefixHiddenBias:
+        return absl::StrCat(group, ".transform.0.bias");
+      case HubRole::kPrefixOutputWeight:
+        return absl::StrCat(group, ".transform.2.weight");
+      case HubRole::kPrefixOutputBias:
+        return absl::StrCat(group, ".transform.2.bias");
+      case HubRole::kGateWeight:
+        return absl::StrCat(group, ".", t.site.layer, ".gate.weight");
+      default:
+        return absl::StrCat(group, ".", t.site.layer, ".gate.bias");
+    }
+  }
+
   void OfLora(const HubTensor& t, const HubLora& lora, std::vector<FilePart>& parts) const {
     const LinearPlace& place = model_.linears()[static_cast<size_t>(t.linear)];
     const std::string name = kPrefix + place.module;
@@ -132,6 +274,11 @@ class Layouts {
       const size_t l = Index(name + ".ia3_l");
       if (thirds.empty()) parts.push_back(Whole(l));
       for (const int third : thirds) parts.push_back({l, 0, third * width, 1, width});
+      return;
+    }
+    if (t.role == HubRole::kGateWeight || t.role == HubRole::kGateBias) {
+      const bool weight = t.role == HubRole::kGateWeight;
+      parts.push_back(Whole(Index(name + (weight ? ".lora_gate.weight" : ".lora_gate.bias"))));
       return;
     }
     const size_t a = Index(name + ".lora_A.weight"), b = Index(name + ".lora_B.weight");
@@ -156,150 +303,39 @@ class Layouts {
   std::map<std::string, size_t> index_;
 };
 
-// ---- writing
-
-const Tensor* Find(const Method& method, const std::string& name) {
-  for (const Parameter& p : method.parameters()) {
-    if (p.name() == name) return &p.value();
-  }
-  return nullptr;
-}
-
-absl::Status NoSuchConfig(const std::string& what) {
-  return absl::InvalidArgumentError(absl::StrCat("AdapterHub has no config for ", what));
-}
-
-// Sets the fields that name the linears for which `adapted` holds; GPT-2's thirds are the caller's
-// to choose, q, k and v if it does not.
-template <class F>
-absl::Status SetPlaces(const Model& model, F adapted, HubLora& hub) {
-  const ModelInfo& info = model.info();
-  hub.query = hub.key = hub.value = false;
-  std::set<int64_t> without, with;
-  for (const LinearPlace& place : model.linears()) {
-    const int64_t layer = HubLayerNumber(place.site, info);
-    if (!adapted(place)) {
-      without.insert(layer);
-      continue;
-    }
-    with.insert(layer);
-    if (IsFused(place)) {
-      hub.query = hub.key = hub.value = true;
-    } else if (bool HubLora::*field = HubField(place, info); field != nullptr) {
-      hub.*field = true;
-    } else {
-      return NoSuchConfig(absl::StrCat("an adapter of ", place.module));
-    }
-  }
-  for (const int64_t layer : without) {
-    if (!with.contains(layer)) hub.leave_out.insert(layer);
-  }
-  for (const LinearPlace& place : model.linears()) {
-    if (HubAdapts(hub, place, info) == adapted(place)) continue;
-    return NoSuchConfig(absl::StrCat(
-        "these targets: it adapts the same linears in every layer that it adapts at all, but ",
-        place.module, " differs"));
-  }
-  return absl::OkStatus();
-}
-
-// Whether B [3 d, n r] of every c_attn has rows of `thirds` only, third j in columns j r to (j + 1)
-// r.
-bool HasBlocks(const std::vector<const Tensor*>& bs, const std::vector<int>& thirds) {
-  const auto n = static_cast<int64_t>(thirds.size());
-  bool any = false;
-  for (const Tensor* b : bs) {
-    if (b->columns() % n != 0) return false;
-    const int64_t rank = b->columns() / n, width = b->rows() / 3;
-    for (int64_t i = 0; i < b->rows(); ++i) {
-      for (int64_t j = 0; j < b->columns(); ++j) {
-        if (b->row(i)[j] == 0) continue;
-        any = true;
-        if (i / width != thirds[static_cast<size_t>(j / rank)]) return false;
-      }
-    }
-  }
-  return any;
-}
-
-absl::StatusOr<HubLora> HubOf(const LoraConfig& config, const Lora& lora, const Model& model) {
-  HubLora hub;
-  hub.dropout = config.dropout;
-  PERMAFROST_RETURN_IF_ERROR(SetPlaces(
-      model, [&](const LinearPlace& p) { return lora.ScaleOf(p.index).has_value(); }, hub));
-  std::vector<const Tensor*> fused;
-  std::set<std::pair<int64_t, float>> plain_ranks, fused_ranks;  // with their scales
-  for (const LinearPlace& place : model.linears()) {
-    const std::optional<float> scale = lora.ScaleOf(place.index);
-    if (!scale.has_value()) continue;
-    const Tensor* b = Find(lora, absl::StrCat(kPrefix, place.module, ".lora_B.weight"));
-    (IsFused(place) ? fused_ranks : plain_ranks).insert({b->columns(), *scale});
-    if (IsFused(place)) fused.push_back(b);
-  }
-  int64_t parts = 1;  // LoRAs in one
-  if (!fused.empty()) {
-    for (const auto& thirds :
-         std::vector<std::vector<int>>{{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}}) {
-      if (!HasBlocks(fused, thirds)) continue;
-      const auto has = [&](int third) {
-        return std::find(thirds.begin(), thirds.end(), third) != thirds.end();
-      };
-      hub.query = has(0), hub.key = has(1), hub.value = has(2);
-      parts = static_cast<int64_t>(thirds.size());
-      break;
-    }
-  }
-  std::set<std::pair<int64_t, float>> ranks = std::move(plain_ranks);
-  for (const auto& [rank, scale] : fused_ranks) ranks.insert({rank / parts, scale});
-  if (ranks.size() != 1) {
-    return NoSuchConfig("a LoRA whose rank or alpha differs between its targets");
-  }
-  hub.rank = ranks.begin()->first;
-  const double scale = ranks.begin()->second, rank = static_cast<double>(hub.rank);
-  const bool plain = !config.rslora && config.rank_pattern.empty() && config.alpha_pattern.empty();
-  hub.alpha = plain ? config.alpha / static_cast<double>(config.rank) * rank
-                    : std::round(scale * rank * 1e6) / 1e6;
-  if (static_cast<float>(hub.alpha / rank) != ranks.begin()->second) hub.alpha = scale * rank;
-  return hub;
-}
-
-absl::StatusOr<HubLora> HubOf(const Ia3& ia3, const Model& model) {
-  HubLora hub;
-  hub.rescale = true;
-  hub.rank = 1, hub.alpha = 1;
-  hub.init = "ia3";
-  bool query_rests = true;  // in every c_attn
-  for (const Parameter& p : ia3.parameters()) {
-    if (ia3.FileShape(p)[1] != 1) {
-      return NoSuchConfig(
-          absl::StrCat("IA3 on a linear's input (", p.name(), "): it rescales outputs only"));
-    }
-  }
-  const auto vector = [&](const LinearPlace& place) {
-    return Find(ia3, absl::StrCat(kPrefix, place.module, ".ia3_l"));
-  };
-  PERMAFROST_RETURN_IF_ERROR(SetPlaces(
-      model, [&](const LinearPlace& p) { return vector(p) != nullptr; }, hub));
-  for (const LinearPlace& place : model.linears()) {
-    const Tensor* l = vector(place);
-    if (l == nullptr || !IsFused(place)) continue;
-    query_rests = query_rests && std::all_of(l->f32(), l->f32() + place.outputs / 3,
-                                             [](float value) { return value == 1; });
-    hub.query = !query_rests;
-  }
-  return hub;
-}
-
 }  // namespace
+
+absl::StatusOr<Activation> HubActivation(const std::string& name) {
+  std::vector<std::string> known;
+  for (const auto& [text, activation] : kActivations) {
+    if (absl::EqualsIgnoreCase(name, text)) return activation;
+    known.push_back(text);
+  }
+  return absl::InvalidArgumentError(absl::StrCat("config: non_linearity: expected ",
+                                                 absl::StrJoin(known, ", "), ", found ", name));
+}
+
+std::string HubActivationName(Activation wanted) {
+  for (const auto& [text, activation] : kActivations) {
+    if (activation == wanted) return text;
+  }
+  PERMAFROST_CHECK(false) << "HubActivationName: an activation without a name";
+  return "";
+}
 
 absl::StatusOr<AdapterConfig> MethodConfigOf(const AdapterHubConfig& config,
                                              const std::vector<HubTensor>& tensors,
                                              const Model& model) {
-  if (config.parts.size() > 1) {
-    return absl::InvalidArgumentError("config: architecture union is not implemented");
+  UniPeltConfig all;
+  for (size_t i = 0; i < config.parts.size(); ++i) {
+    PERMAFROST_ASSIGN_OR_RETURN(
+        PartConfig part,
+        std::visit([&](const auto& p) { return MethodOf(p, LinearsOf(tensors, i), model); },
+                   config.parts[i]));
+    all.parts.push_back(std::move(part));
   }
-  return std::visit([&](const auto& part) { return MethodOf(part, LinearsOf(tensors, 0), model); },
-                    config.parts[0]);
+  if (all.parts.size() > 1) return all;
+  return std::visit([](auto& part) { return AdapterConfig(std::move(part)); }, all.parts[0]);
 }
 
 std::vector<FileLayout> HubLayout(const AdapterHubConfig& config,
@@ -310,22 +346,6 @@ std::vector<FileLayout> HubLayout(const AdapterHubConfig& config,
   result.reserve(tensors.size());
   for (const HubTensor& t : tensors) result.push_back(layouts.Of(t));
   return result;
-}
-
-absl::StatusOr<AdapterHubConfig> HubConfigOf(const Adapter& adapter, const Model& model) {
-  AdapterHubConfig config;
-  if (const auto* lora = std::get_if<LoraConfig>(&adapter.config)) {
-    PERMAFROST_ASSIGN_OR_RETURN(HubLora part,
-                                HubOf(*lora, static_cast<const Lora&>(*adapter.method), model));
-    config.parts = {std::move(part)};
-  } else if (std::holds_alternative<Ia3Config>(adapter.config)) {
-    PERMAFROST_ASSIGN_OR_RETURN(HubLora part,
-                                HubOf(static_cast<const Ia3&>(*adapter.method), model));
-    config.parts = {std::move(part)};
-  } else {
-    return NoSuchConfig(MethodTitle(adapter.config));
-  }
-  return config;
 }
 
 }  // namespace permafrost

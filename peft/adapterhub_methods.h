@@ -10,6 +10,10 @@
 
 namespace permafrost {
 
+// transformers' name of an activation and back. Error: one that this engine does not have.
+absl::StatusOr<Activation> HubActivation(const std::string& name);
+std::string HubActivationName(Activation activation);
+
 // `tensors` is HubTensorsOf(config). Error: a config that no method here computes, by name.
 absl::StatusOr<AdapterConfig> MethodConfigOf(const AdapterHubConfig& config,
                                              const std::vector<HubTensor>& tensors,

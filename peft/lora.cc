@@ -61,8 +61,9 @@ absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& c
     if (config.gate.constant()) pair.options.scale = static_cast<float>(config.gate.value);
     if (config.gate.trained()) {
       pair.options.scale = 1;
-      pair.gate.emplace(lora->parameters_, name + ".lora_gate", place.inputs, 1, config.gate.kind,
-                        random);
+      const bool fused = place.site.projection == Projection::kFusedQueryKeyValue;
+      pair.gate.emplace(lora->parameters_, name + ".lora_gate", place.inputs,
+                        fused ? config.fused_parts : 1, config.gate.kind, random);
     }
     lora->pairs_[static_cast<size_t>(index)] = pair;
   }

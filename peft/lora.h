@@ -25,6 +25,9 @@ struct LoraConfig {
   std::vector<std::pair<std::string, int64_t>> rank_pattern;
   std::vector<std::pair<std::string, double>> alpha_pattern;
   GateConfig gate;  // in place of s (UniPELT)
+  // GPT-2's c_attn: so many LoRAs side by side, each with its share of the ranks and a gate of its
+  // own (AdapterHub).
+  int64_t fused_parts = 1;
 };
 
 // PEFT's default targets of a model type.

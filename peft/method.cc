@@ -53,6 +53,13 @@ int64_t AdapterSet::FirstPosition(int task) const {
   return 0;
 }
 
+int64_t AdapterSet::BiasShift(int task, Stack stack) const {
+  for (const auto& m : methods_) {
+    if (m->task() == task) return m->BiasShift(task, stack);
+  }
+  return 0;
+}
+
 bool AdapterSet::ReadsAllRows() const {
   return std::any_of(methods_.begin(), methods_.end(),
                      [](const auto& m) { return m->ReadsAllRows(); });

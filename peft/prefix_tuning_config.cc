@@ -18,6 +18,7 @@ void VisitFields(Config& p, Visitor& visit) {
   visit("embedding_size", p.embedding_width);
   visit("dropout", p.dropout);
   visit("position_bias", p.biased);
+  visit("text_shifted", p.text_shifted);
   visit("text_after_prefix", p.text_after_prefix);
   visit("gate", p.gate);
   visit("leave_out", p.leave_out);

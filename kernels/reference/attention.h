@@ -29,7 +29,8 @@ std::vector<VisibleKey> VisibleKeys(const Args& a, const QuerySegment& segment, 
       const int64_t distance = span.position + j - (segment.position + i);
       if (a.causal && distance > 0) continue;
       const int64_t limit = a.bias_distance;
-      keys.push_back({span.begin + j, limit + std::clamp(distance, -limit, limit)});
+      keys.push_back(
+          {span.begin + j, limit + std::clamp(distance + segment.bias_shift, -limit, limit)});
     }
   }
   return keys;
