@@ -104,9 +104,11 @@ bool FieldReader::String(const char* name, std::string& value) {
   return true;
 }
 
-absl::Status FieldReader::Finish() const {
+absl::Status FieldReader::Finish(const std::set<std::string>& others) const {
   if (!status_.ok()) return status_;
-  return RefuseUnknown(file_, known_);
+  std::set<std::string> known = known_;
+  known.insert(others.begin(), others.end());
+  return RefuseUnknown(file_, known);
 }
 
 void FieldWriter::operator()(const char* name, const std::map<int, int64_t>& value) {

@@ -45,8 +45,8 @@ class FieldReader {
     Fail(ConfigError(file_.fields, name, "one of " + known, found));
   }
 
-  // An error of a field, or a field that nobody asked for.
-  absl::Status Finish() const;
+  // An error of a field, or a field that nobody asked for and that is not in `others`.
+  absl::Status Finish(const std::set<std::string>& others = {}) const;
 
  private:
   // The field's text; false if it is absent or not a text.

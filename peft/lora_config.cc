@@ -1,7 +1,7 @@
 // LoRA's part of adapter_config.json.
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
-#include "peft/config_reading.h"
+#include "peft/config_visitor.h"
 
 namespace permafrost {
 namespace {
@@ -44,8 +44,10 @@ absl::StatusOr<LoraConfig> ReadLoraConfig(const ConfigFile& file) {
                                  "use_rslora", "rank_pattern",     "alpha_pattern",
                                  "bias",       "init_lora_weights"};
   known.insert(kTargetFields.begin(), kTargetFields.end());
-  PERMAFROST_RETURN_IF_ERROR(RefuseUnknown(file, known));
   LoraConfig lora;
+  FieldReader own(file);  // of a LoRA in UniPELT
+  own("gate", lora.gate);
+  PERMAFROST_RETURN_IF_ERROR(own.Finish(known));
   PERMAFROST_ASSIGN_OR_RETURN(lora.rank, fields.IntOr("r", 8));
   if (lora.rank < 1) return ConfigError(fields, "r", "at least 1", absl::StrCat(lora.rank));
   PERMAFROST_ASSIGN_OR_RETURN(lora.alpha, fields.DoubleOr("lora_alpha", 8));
@@ -83,6 +85,9 @@ void WriteConfig(const LoraConfig& lora, const Model& model, nlohmann::ordered_j
   object["alpha_pattern"] = nlohmann::json::object();
   for (const auto& [key, alpha] : lora.alpha_pattern) object["alpha_pattern"][key] = alpha;
   WriteTargets(lora.targets, object);
+  if (lora.gate.kind == GateConfig::Kind::kNone) return;
+  FieldWriter writer(object);
+  writer("gate", lora.gate);
 }
 
 }  // namespace permafrost

@@ -149,7 +149,9 @@ absl::StatusOr<Adapter> BenchAdapter(const StepFlags& f, Context& c, const Model
   flags.rank = f.rank;
   flags.alpha = 2 * static_cast<double>(f.rank);
   flags.targets = f.targets;
-  return CreateAdapter(ConfigOf(flags, model.info().model_type), 0, c, model, random);
+  flags.virtual_tokens = f.virtual_tokens;
+  PERMAFROST_ASSIGN_OR_RETURN(const AdapterConfig config, ConfigOf(flags, model.info()));
+  return CreateAdapter(config, 0, c, model, random);
 }
 
 absl::Status RunStep(const StepFlags& f) {
@@ -251,7 +253,8 @@ void AddStepFlags(CLI::App* app, StepFlags& f) {
       ->check(CLI::IsMember({"smollm2-135m", "gpt2", "t5-small", "t5-base", "t5-v1_1-base"}))
       ->capture_default_str();
   app->add_option("--method", f.method, "what is trained")
-      ->check(CLI::IsMember({"lora", "prompt", "ia3", "full"}))
+      ->check(CLI::IsMember({"lora", "prompt", "prefix", "ia3", "adapter", "parallel-adapter",
+                             "bitfit", "unipelt", "full"}))
       ->capture_default_str();
   app->add_option("--rank", f.rank, "LoRA rank")->check(Positive())->capture_default_str();
   app->add_option("--targets", f.targets,

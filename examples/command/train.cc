@@ -46,6 +46,12 @@ double DefaultRate(const AdapterConfig& config, bool adafactor) {
   if (std::holds_alternative<PTuningConfig>(config)) return 1e-3;
   if (std::holds_alternative<LoraConfig>(config)) return 1e-3;
   if (std::holds_alternative<Ia3Config>(config)) return 3e-3;
+  if (std::holds_alternative<PrefixTuningConfig>(config)) return 1e-2;
+  if (std::holds_alternative<BottleneckConfig>(config)) return 1e-3;
+  if (std::holds_alternative<BitFitConfig>(config)) return 1e-3;
+  if (std::holds_alternative<UniPeltConfig>(config)) return 1e-3;
+  const FullConfig& full = std::get<FullConfig>(config);
+  if (full.part == FullConfig::Part::kNorms) return 1e-3;
   return adafactor ? 1e-3 : 5e-5;
 }
 
@@ -71,7 +77,8 @@ OptimizerConfig OptimizerOf(const TrainFlags& f, const AdapterConfig& config) {
   o.epsilon = f.epsilon;
   o.weight_decay = f.weight_decay;
   o.clip = f.clip;
-  o.factored = o.scale_parameter = std::holds_alternative<FullConfig>(config);
+  const FullConfig* full = std::get_if<FullConfig>(&config);
+  o.factored = o.scale_parameter = full != nullptr && full->part == FullConfig::Part::kAll;
   return o;
 }
 
@@ -98,6 +105,7 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"dropout", m.dropout},
           {"rslora", m.rslora},
           {"targets", m.targets},
+          {"modules", ModuleSettings(m.modules)},
           {"steps", f.steps},
           {"epochs", f.epochs},
           {"batch_size", f.batch_size},

@@ -53,23 +53,29 @@ absl::StatusOr<Tensor> InitialPrompt(const MethodFlags& f, const DataFlags& data
 
 void AddMethodFlags(CLI::App* app, MethodFlags& f) {
   app->add_option("--method", f.method, "what to train")
-      ->check(CLI::IsMember({"prompt", "ptuning", "lora", "ia3", "full"}));
+      ->check(CLI::IsMember({"prompt", "prefix", "ptuning", "lora", "ia3", "adapter",
+                             "parallel-adapter", "bitfit", "norm", "head", "top-layers", "unipelt",
+                             "full"}));
   app->add_option("--init-adapter", f.init_adapter, "go on from an adapter in PEFT format");
   const auto own = [&f](CLI::Option* option, std::vector<std::string> methods) {
     f.owned.push_back({option, std::move(methods)});
     return option;
   };
-  own(app->add_option("--virtual-tokens", f.virtual_tokens,
-                      "prompt, ptuning: rows (default 100 for T5, else 20)"),
-      {"prompt", "ptuning"})
+  own(app->add_option(
+          "--virtual-tokens", f.virtual_tokens,
+          "prompt, ptuning, prefix: rows (default 100 for T5 prompts, else 20; unipelt 10)"),
+      {"prompt", "ptuning", "prefix", "unipelt"})
       ->check(Between(1, 100000));
   own(app->add_option("--encoder-width", f.encoder_width,
                       "ptuning: width of the prompt encoder (default: the base's)"),
       {"ptuning"})
       ->check(Between(1, 65536));
-  own(app->add_option("--init", f.init, "prompt: initialisation (default vocab)"), {"prompt"})
-      ->check(CLI::IsMember({"random", "normal", "vocab", "labels", "text", "file"}));
-  own(app->add_option("--init-text", f.init_text, "prompt: text for --init text"), {"prompt"});
+  own(app->add_option("--init", f.init,
+                      "prompt: initialisation (default vocab); prefix: normal, zero or text"),
+      {"prompt", "prefix"})
+      ->check(CLI::IsMember({"random", "normal", "zero", "vocab", "labels", "text", "file"}));
+  own(app->add_option("--init-text", f.init_text, "prompt, prefix: text for --init text"),
+      {"prompt", "prefix"});
   own(app->add_option("--init-file", f.init_file,
                       "prompt: .npy file or adapter folder for --init file"),
       {"prompt"});
@@ -78,19 +84,21 @@ void AddMethodFlags(CLI::App* app, MethodFlags& f) {
       {"prompt"})
       ->check(Positive())
       ->capture_default_str();
-  own(app->add_option("--rank", f.rank, "lora: rank"), {"lora"})
+  own(app->add_option("--rank", f.rank, "lora: rank"), {"lora", "unipelt"})
       ->check(Between(1, 65536))
       ->capture_default_str();
-  own(app->add_option("--alpha", f.alpha, "lora: alpha"), {"lora"})
+  own(app->add_option("--alpha", f.alpha, "lora: alpha"), {"lora", "unipelt"})
       ->check(Positive())
       ->capture_default_str();
-  own(app->add_option("--dropout", f.dropout, "lora: dropout rate"), {"lora"})
+  own(app->add_option("--dropout", f.dropout, "lora, prefix, adapters: dropout rate"),
+      {"lora", "prefix", "adapter", "parallel-adapter", "unipelt"})
       ->check(Between(0.0, 0.999))
       ->capture_default_str();
   own(app->add_flag("--rslora", f.rslora, "lora: scale alpha / sqrt(rank)"), {"lora"});
   own(app->add_option("--targets", f.targets,
-                      "lora, ia3: module names, e.g. q_proj,v_proj or all-linear"),
-      {"lora", "ia3"});
+                      "lora, ia3, bitfit: module names, e.g. q_proj,v_proj or all-linear"),
+      {"lora", "ia3", "bitfit", "unipelt"});
+  AddModuleFlags(app, f.modules, own);
 }
 
 absl::Status CheckMethodFlags(const MethodFlags& f) {
@@ -108,8 +116,19 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
                                        ? "--init-adapter, whose settings are the adapter's own"
                                        : "--method " + f.method));
   }
+  if (f.init == "text" && f.method == "prefix" && f.modules.projection) {
+    return UsageError("--init text: expected a prefix without --prefix-projection");
+  }
   if (f.init == "text" && f.init_text.empty()) {
     return UsageError("--init text: expected the text, --init-text TEXT");
+  }
+  const bool prefix_init =
+      f.init.empty() || f.init == "normal" || f.init == "zero" || f.init == "text";
+  if (f.method == "prefix" ? !prefix_init : f.init == "zero") {
+    return UsageError(absl::StrCat("--init ", f.init, ": expected ",
+                                   f.method == "prefix"
+                                       ? "normal, zero or text with --method prefix"
+                                       : "another initialisation with --method prompt"));
   }
   if (f.init == "file" && f.init_file.empty()) {
     return UsageError("--init file: expected the file, --init-file FILE");
@@ -117,24 +136,25 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
   return absl::OkStatus();
 }
 
-AdapterConfig ConfigOf(const MethodFlags& f, const std::string& model_type) {
+absl::StatusOr<AdapterConfig> ConfigOf(const MethodFlags& f, const ModelInfo& info) {
   const std::vector<std::string> targets =
       f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
-  AdapterConfig config = FullConfig();
-  if (f.method == "lora") {
-    LoraConfig lora;
-    lora.rank = f.rank;
-    lora.alpha = f.alpha;
-    lora.dropout = f.dropout;
-    lora.rslora = f.rslora;
-    lora.targets.modules = targets.empty() ? DefaultLoraTargets(model_type) : targets;
-    config = lora;
-  } else if (f.method == "ptuning") {
-    config = PTuningConfig{.virtual_tokens = f.virtual_tokens, .encoder_width = f.encoder_width};
-  } else if (f.method == "ia3") {
-    config = DefaultIa3Config(model_type, targets);
+  LoraConfig lora;
+  lora.rank = f.rank;
+  lora.alpha = f.alpha;
+  lora.dropout = f.dropout;
+  lora.rslora = f.rslora;
+  lora.targets.modules = targets.empty() ? DefaultLoraTargets(info.model_type) : targets;
+  if (IsModuleMethod(f.method)) {
+    SharedSettings shared{f.method, f.virtual_tokens, f.init, f.dropout, lora, {}};
+    shared.targets.modules = targets;
+    return ModuleConfig(f.modules, shared, info);
   }
-  return config;
+  if (f.method == "ptuning") {
+    return PTuningConfig{.virtual_tokens = f.virtual_tokens, .encoder_width = f.encoder_width};
+  }
+  if (f.method == "ia3") return DefaultIa3Config(info.model_type, targets);
+  return lora;
 }
 
 absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64_t seed,
@@ -143,7 +163,12 @@ absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64
   const Model& model = *s.model;
   if (!f.init_adapter.empty()) return LoadAdapter(f.init_adapter, 0, c, model);
   Random random(static_cast<uint64_t>(seed));
-  if (f.virtual_tokens == 0) f.virtual_tokens = model.info().encoder_decoder ? 100 : 20;
+  if (f.virtual_tokens == 0) {
+    const bool prompt = f.method == "prompt" || f.method == "ptuning";
+    f.virtual_tokens = f.method == "unipelt"                    ? 10
+                       : prompt && model.info().encoder_decoder ? 100
+                                                                : 20;
+  }
   if (f.method == "prompt") {
     if (f.init.empty()) {
       f.init = !f.init_text.empty() ? "text" : !f.init_file.empty() ? "file" : "vocab";
@@ -151,7 +176,17 @@ absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64
     PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, InitialPrompt(f, data, s, random));
     return PromptAdapter(0, std::move(prompt));
   }
-  return CreateAdapter(ConfigOf(f, model.info().model_type), 0, c, model, random);
+  PERMAFROST_ASSIGN_OR_RETURN(const AdapterConfig config, ConfigOf(f, model.info()));
+  PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, CreateAdapter(config, 0, c, model, random));
+  if (f.method == "prefix" && f.init == "text") {
+    PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(s));
+    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> ids,
+                                tokenizer->Encode(f.init_text, Special::kAdd));
+    const std::vector<int32_t> tokens(ids.begin(), ids.end());
+    PERMAFROST_RETURN_IF_ERROR(
+        InitialisePrefixFromText(c, model, tokens, static_cast<PrefixTuning&>(*adapter.method)));
+  }
+  return adapter;
 }
 
 }  // namespace permafrost

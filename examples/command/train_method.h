@@ -7,6 +7,7 @@
 
 #include "command.h"
 #include "data.h"
+#include "train_modules.h"
 
 namespace permafrost {
 
@@ -21,6 +22,7 @@ struct MethodFlags {
   double alpha = 16, dropout = 0;
   bool rslora = false;
   std::string targets;
+  ModuleFlags modules;
 
   // The flags that some methods have and others do not.
   struct Owned {
@@ -34,8 +36,8 @@ void AddMethodFlags(CLI::App* app, MethodFlags& flags);
 // Errors: neither or both of --method and --init-adapter; a flag of another method.
 absl::Status CheckMethodFlags(const MethodFlags& flags);
 
-// The config of any method but prompt, whose table comes from --init.
-AdapterConfig ConfigOf(const MethodFlags& flags, const std::string& model_type);
+// The config of any method but prompt, whose table comes from --init. Errors: as ModuleConfig.
+absl::StatusOr<AdapterConfig> ConfigOf(const MethodFlags& flags, const ModelInfo& info);
 
 // A fresh adapter, or the one of --init-adapter. Fills in the settings that were left open.
 absl::StatusOr<Adapter> MakeAdapter(MethodFlags& flags, const DataFlags& data, int64_t seed,

@@ -14,6 +14,7 @@
 #include "models/cached_decoder.h"
 #include "nlohmann/json.hpp"
 #include "peft/adapter_file.h"
+#include "tests/util/golden_world.h"
 
 namespace permafrost {
 namespace {
@@ -141,6 +142,16 @@ TEST_P(GenerateTest, CachedLogitsWithVirtualTokens) {
   ASSERT_NE(prompt, nullptr);
   CompareWithFull(*prompt, 0, {5, 9, 77, 9, 31});
   if (!model_->info().encoder_decoder) CompareWithFull(*prompt, 0, {});
+}
+
+// Prefixes move positions, gates carry running means in the cache.
+TEST_P(GenerateTest, CachedLogitsWithPrefixesAdaptersAndGates) {
+  for (const std::string method : {"prefix", "houlsby", "bitfit", "unipelt"}) {
+    const Adapter adapter =
+        FreshAdapter(ConfigNamed(method, model_->info().model_type), 0, c_, *model_);
+    MoveParameters(*adapter.method, 0.2);
+    CompareWithFull(*adapter.method, 0, {5, 9, 77, 9, 31});
+  }
 }
 
 TEST_P(GenerateTest, GreedyIsArgMaxOfFullForwards) {

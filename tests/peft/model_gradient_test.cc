@@ -28,6 +28,7 @@ class ModelGradientTest : public testing::TestWithParam<std::string> {
     }
     rounding_ = 4 * 8 * std::exp2(-24) * largest * std::sqrt(size);
     Differentiate();
+    start_.clear(), direction_.clear(), norms_.clear();
     for (Parameter& p : method.parameters()) {
       ASSERT_TRUE(p.gradient()) << p.name();
       start_.push_back(p.value().Clone());
@@ -116,9 +117,9 @@ class ModelGradientTest : public testing::TestWithParam<std::string> {
     EXPECT_LT(bound, 0.02 * std::abs(mean)) << "the check has no power";
   }
 
-  void Check(Method& method) {
+  void Check(Method& method, bool relu = false) {
     Start(method);
-    if (GetParam().find("v1_0") != std::string::npos) {
+    if (relu || GetParam().find("v1_0") != std::string::npos) {
       CheckIntegral();
     } else {
       CheckEachTensor();
@@ -143,6 +144,19 @@ TEST_P(ModelGradientTest, OfALoraOnEveryLinear) {
   const Adapter adapter = FreshAdapter(LoraConfigOf({"all-linear"}, 3), 0, *w_.context, *w_.model);
   MoveParameters(*adapter.method, 0.1);
   Check(*adapter.method);
+}
+
+// relu adapters have slopes that jump. T5's short targets leave some tensors with gradients too
+// small for differences in f32, so the methods are checked along all tensors at once there too.
+TEST_P(ModelGradientTest, OfEveryOtherMethod) {
+  for (const std::string method : {"prefix", "prefix-network", "houlsby", "pfeiffer", "parallel",
+                                   "bitfit", "norm", "unipelt", "mam"}) {
+    SCOPED_TRACE(method);
+    const Adapter adapter =
+        FreshAdapter(ConfigNamed(method, w_.model->info().model_type), 0, *w_.context, *w_.model);
+    MoveParameters(*adapter.method, 0.1);
+    Check(*adapter.method, true);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ModelGradientTest, testing::ValuesIn(GoldenModelNames()),

@@ -37,13 +37,59 @@ inline LoraConfig LoraConfigOf(std::vector<std::string> targets, int64_t rank) {
 // Every method, by the name of `--method`: what the tests of properties that all methods share run
 // on.
 inline const std::vector<std::string>& MethodNames() {
-  static const std::vector<std::string> kNames = {"prompt", "ptuning", "lora", "ia3", "full"};
+  static const std::vector<std::string> kNames = {
+      "prompt",   "ptuning",  "prefix", "prefix-network", "lora", "ia3",        "houlsby",
+      "pfeiffer", "parallel", "bitfit", "norm",           "head", "top-layers", "unipelt",
+      "mam",      "full"};
   return kNames;
+}
+inline BottleneckConfig BottleneckNamed(const std::string& method) {
+  BottleneckConfig adapter = method == "houlsby"    ? HoulsbyConfig()
+                             : method == "pfeiffer" ? PfeifferConfig()
+                                                    : ParallelConfig();
+  adapter.width = 5;
+  return adapter;
+}
+// Prefix, LoRA and adapter with gates, or He et al.'s prefix and parallel adapter without.
+inline UniPeltConfig UnionNamed(const std::string& method, const std::string& model_type) {
+  GateConfig gate;
+  if (method == "unipelt") gate.kind = GateConfig::Kind::kRunning;
+  gate.shared = false;
+  PrefixTuningConfig prefix;
+  prefix.virtual_tokens = 3;
+  prefix.encoder = prefix.cross = model_type == "t5";
+  prefix.peft_layout = prefix.biased = prefix.text_after_prefix = false;
+  prefix.gate = gate;
+  BottleneckConfig adapter = BottleneckNamed(method == "mam" ? "parallel" : "pfeiffer");
+  adapter.gate = gate;
+  UniPeltConfig config;
+  config.parts = {prefix, adapter};
+  if (method == "mam") return config;
+  LoraConfig lora = LoraConfigOf(DefaultLoraTargets(model_type), 2);
+  lora.gate = gate;
+  config.parts.emplace_back(lora);
+  return config;
 }
 inline AdapterConfig ConfigNamed(const std::string& method, const std::string& model_type) {
   if (method == "prompt") return PromptConfig(5);
   if (method == "ptuning") return PTuningConfig{.virtual_tokens = 5, .encoder_width = 7};
   if (method == "ia3") return DefaultIa3Config(model_type, {});
+  if (method.starts_with("prefix")) {
+    PrefixTuningConfig prefix;
+    prefix.virtual_tokens = 4;
+    prefix.layers = model_type == "t5" ? 3 : 0;  // the larger of the golden bases' stacks
+    prefix.projection = method == "prefix-network";
+    prefix.projection_width = 6;
+    return prefix;
+  }
+  if (method == "houlsby" || method == "pfeiffer" || method == "parallel") {
+    return BottleneckNamed(method);
+  }
+  if (method == "bitfit") return BitFitConfig();
+  if (method == "norm") return FullConfig{.part = FullConfig::Part::kNorms, .layers = 0};
+  if (method == "head") return FullConfig{.part = FullConfig::Part::kHead, .layers = 0};
+  if (method == "top-layers") return FullConfig{.part = FullConfig::Part::kTopLayers, .layers = 1};
+  if (method == "unipelt" || method == "mam") return UnionNamed(method, model_type);
   if (method == "full") return FullConfig();
   LoraConfig lora = LoraConfigOf({"all-linear"}, 3);
   lora.dropout = 0.1;
