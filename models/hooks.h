@@ -51,6 +51,10 @@ class Hooks {
   // Whether a place above the decoder's last attention must see all rows, wanted or not.
   virtual bool ReadsAllRows() const { return false; }
 
+  // Whether rows of `task` in a causal stack depend on later rows of their text, so that nothing of
+  // them can be kept while the text grows or be shared by its continuations.
+  virtual bool ReadsFuture(int /*task*/) const { return false; }
+
   // A trainable tensor that stands in for a base tensor in the rows of `task` (full fine-tuning,
   // BitFit), or null. In the shape of the engine: linears [outputs, inputs], vectors [1, n].
   virtual const Var* Replacement(TensorId /*tensor*/, int /*task*/) const { return nullptr; }

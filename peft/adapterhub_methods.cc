@@ -167,7 +167,7 @@ Part MethodOf(const HubPrefix& hub, const std::vector<int>&, const Model& model)
   }
   p.dropout = hub.dropout;
   p.peft_layout = false;
-  p.text_shifted = t5;
+  p.positions = t5 ? PrefixTuningConfig::Positions::kShifted : PrefixTuningConfig::Positions::kNone;
   p.text_after_prefix = false;
   p.gate = GateOf(hub.gated);
   p.gate.shared = hub.shared_gate;

@@ -184,7 +184,7 @@ HubPartOr HubOf(const PrefixTuningConfig& p, const Method&, const Model& model) 
   if (!t5 && p.text_after_prefix) {
     return NoSuchConfig("a text that starts behind the prefix: its text starts at position 0");
   }
-  if (t5 && (p.peft_layout || !p.biased || !p.text_shifted)) {
+  if (t5 && (p.peft_layout || p.positions != PrefixTuningConfig::Positions::kShifted)) {
     return NoSuchConfig(
         "a T5 prefix that leaves the text's relative positions alone: it counts the text's keys "
         "behind the prefix and the queries without it");

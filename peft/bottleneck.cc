@@ -152,6 +152,10 @@ Bottleneck::Adapter* Bottleneck::Find(const SiteId& site) {
 // A gate's mean runs over all rows, those above the last attention included.
 bool Bottleneck::ReadsAllRows() const { return config_.gate.trained(); }
 
+bool Bottleneck::ReadsFuture(int task) const {
+  return task == task_ && config_.gate.reads_future();
+}
+
 bool Bottleneck::Rests(const Context& c, int layer) const {
   if (!c.training || config_.drop_layers == 0) return false;
   Random random(c.seed, c.step);

@@ -59,6 +59,7 @@ class Bottleneck : public Method {
                                                             const Model& model, Random& random);
 
   bool ReadsAllRows() const override;
+  bool ReadsFuture(int task) const override;
   Var OnSublayerOutput(Context& c, const SiteId& site, const Var& x_in, Var y,
                        const PlaceRows& rows) override;
 

@@ -34,7 +34,7 @@ std::vector<std::string> DefaultLoraTargets(const std::string& model_type) {
 absl::StatusOr<std::unique_ptr<Lora>> Lora::Create(int task, const LoraConfig& config,
                                                    const Model& model, Random& random) {
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> targets, MatchTargets(config.targets, model));
-  auto lora = std::unique_ptr<Lora>(new Lora(task, config.gate.trained()));
+  auto lora = std::unique_ptr<Lora>(new Lora(task, config.gate));
   lora->pairs_.resize(model.linears().size());
   for (int index : targets) {
     const LinearPlace& place = model.linears()[static_cast<size_t>(index)];

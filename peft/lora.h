@@ -45,11 +45,12 @@ class Lora : public Method {
   // s of a linear by its index; nothing if it is no target.
   std::optional<float> ScaleOf(int linear) const;
 
-  bool ReadsAllRows() const override { return reads_all_rows_; }
+  bool ReadsAllRows() const override { return gate_.trained(); }
+  bool ReadsFuture(int task) const override { return task == task_ && gate_.reads_future(); }
   std::vector<GateMean> TakeGateMeans() override;
 
   // W [outputs, inputs] += s B A; a trained gate is no constant.
-  bool mergeable() const override { return !reads_all_rows_; }
+  bool mergeable() const override { return !gate_.trained(); }
   void MergeInto(const Model& model, std::vector<Tensor>& values) const override;
 
  private:
@@ -59,8 +60,8 @@ class Lora : public Method {
     std::optional<Gate> gate = {};
   };
 
-  Lora(int task, bool reads_all_rows) : Method(task), reads_all_rows_(reads_all_rows) {}
-  bool reads_all_rows_;
+  Lora(int task, const GateConfig& gate) : Method(task), gate_(gate) {}
+  GateConfig gate_;
   std::vector<std::optional<Pair>> pairs_;  // by linear index
 };
 

@@ -65,6 +65,13 @@ bool AdapterSet::ReadsAllRows() const {
                      [](const auto& m) { return m->ReadsAllRows(); });
 }
 
+bool AdapterSet::ReadsFuture(int task) const {
+  for (const auto& m : methods_) {
+    if (m->task() == task) return m->ReadsFuture(task);
+  }
+  return false;
+}
+
 const Var* AdapterSet::Replacement(TensorId tensor, int task) const {
   for (const auto& m : methods_) {
     if (m->task() == task) return m->Replacement(tensor, task);

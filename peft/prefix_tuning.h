@@ -38,9 +38,9 @@ struct PrefixTuningConfig {
   // layer l reads keys at row 4 l mod 2 `layers` and values at the row after: for an even number
   // of layers half of the rows are dead and layers share the others (peft-survey 1.2.3).
   bool peft_layout = true;
-  int64_t layers = 0;             // PEFT's num_layers; 0: the base's
-  bool biased = true;             // T5: see above
-  bool text_shifted = false;      // T5, with `biased`: see above
+  int64_t layers = 0;  // PEFT's num_layers; 0: the base's
+  enum class Positions { kNone, kCache, kShifted };
+  Positions positions = Positions::kCache;  // in T5's bias: none; before the text; see above
   bool text_after_prefix = true;  // decoder-only: the text starts at position P, else at 0
   GateConfig gate;
   std::vector<int> leave_out;  // layers without a prefix, T5's decoder counted after its encoder
@@ -57,6 +57,7 @@ class PrefixTuning : public Method {
 
   int64_t FirstPosition(int task) const override;
   int64_t BiasShift(int task, Stack stack) const override;
+  bool ReadsFuture(int task) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
   void OnAttention(Context& c, const SiteId& site, const Var& x, const PlaceRows& rows,
                    std::vector<Prefix>& prefixes) override;

@@ -46,6 +46,11 @@ bool UniPelt::ReadsAllRows() const {
                      [](const auto& part) { return part->ReadsAllRows(); });
 }
 
+bool UniPelt::ReadsFuture(int task) const {
+  return std::any_of(parts_.begin(), parts_.end(),
+                     [task](const auto& part) { return part->ReadsFuture(task); });
+}
+
 const Var* UniPelt::Replacement(TensorId tensor, int task) const {
   for (const auto& part : parts_) {
     if (const Var* trained = part->Replacement(tensor, task)) return trained;

@@ -35,6 +35,7 @@ class UniPelt : public Method {
   int64_t FirstPosition(int task) const override;
   int64_t BiasShift(int task, Stack stack) const override;
   bool ReadsAllRows() const override;
+  bool ReadsFuture(int task) const override;
   const Var* Replacement(TensorId tensor, int task) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
   void OnAttention(Context& c, const SiteId& site, const Var& x, const PlaceRows& rows,
