@@ -38,12 +38,12 @@ int64_t HubBottleneckWidth(int64_t width, double factor);
 // else width / (bottleneck + 0.5).
 double HubReductionFactor(int64_t width, int64_t bottleneck);
 
-// With x the residual stream that a sublayer reads, s its output and A the bottleneck
-//   u = scaling * A(LN_before(h)), times the gate;   sequential: h = x + s if original_before else
-//   s; r = s if residual_before_norm else h; v = LN_after(u + r) if adapter_residual_before_norm
-//   else LN_after(u) + r; y = v + x if original_after else v.   parallel: h = x, y = LN_after(u) +
-//   s
-//   + x.
+// With x the residual stream that a sublayer reads, s its output and A the bottleneck:
+// u = scaling * A(LN_before(h)), times the gate.
+// Sequential: h = x + s if original_before else s; r = s if residual_before_norm else h;
+// v = LN_after(u + r) if adapter_residual_before_norm else LN_after(u) + r.
+// Parallel: h = x; v = LN_after(u) + s.
+// The stream goes on with v + x if original_after else v.
 struct HubBottleneck {
   enum class Scaling { kFixed, kLearned, kChannel };
   bool self_attention = false, cross_attention = false, feed_forward = false;

@@ -216,9 +216,9 @@ Var Bottleneck::OnSublayerOutput(Context& c, const SiteId& site, const Var& x_in
     const Var u = Apply(c, *a, h, gates);
     result = config_.adapter_residual_before_ln ? NormIf(c, a->norm_after, Add(c, u, r))
                                                 : Add(c, NormIf(c, a->norm_after, u), r);
-    // The model adds x to what it gets back.
-    if (!config_.original_ln_after) result = Add(c, Scale(c, x, -1), result);
   }
+  // The model adds x to what it gets back.
+  if (!config_.original_ln_after) result = Add(c, Scale(c, x, -1), result);
   return PutRows(c, std::move(y), result, own);
 }
 

@@ -95,6 +95,7 @@ def configs():
             "lora": LoRAConfig(r=3, alpha=5),
         },
         "mistral-1": {
+            "parallel_lost": ParBnConfig(reduction_factor=14, original_ln_after=False),
             "pfeiffer_channel": SeqBnConfig(reduction_factor=14, scaling="channel"),
             "lora_output": LoRAConfig(r=2, alpha=5, attn_matrices=["k"], output_lora=True),
         },
