@@ -29,6 +29,8 @@ from worlds import GRADIENT, LOGITS, LOSS  # noqa: E402
 
 BASES = ("t5-v1_0-2", "t5-v1_1-1", "gpt2-1", "llama-square", "mistral-1", "qwen2-1")
 NO_PREFIX = ("mistral-1", "qwen2-1")
+# The random values may make a base amplify rounding: no statement about agreement then.
+ILL_CONDITIONED = 3e-6
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "swish", "silu", "tanh", "leakyrelu")
 
 
@@ -100,6 +102,10 @@ def compare(command, report, base, folder, name, config, seed, scratch, kind):
     lines = make_lines(base, torch.Generator().manual_seed(seed))
     ref.write_jsonl(data, lines)
     logits, losses, _, _ = ref.forward_file(model, lines)
+    spread = hub.worst(zip(logits, ref.forward_file(ref.copy.deepcopy(model).double(), lines)[0]))
+    if spread > ILL_CONDITIONED:
+        print(f"  left out: {where}: f32 and f64 differ by {spread:.2g} in the library itself", flush=True)
+        return
     parameters = hub.parameters_of(model, name)
     grads = ref.gradients(model, parameters, lines)
     out, found_grads = os.path.join(scratch, "out.safetensors"), os.path.join(scratch, "grads.safetensors")
