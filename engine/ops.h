@@ -7,6 +7,8 @@
 #ifndef PERMAFROST_ENGINE_OPS_H_
 #define PERMAFROST_ENGINE_OPS_H_
 
+#include <vector>
+
 #include "engine/autograd.h"
 #include "engine/context.h"
 #include "engine/rows.h"
@@ -26,8 +28,6 @@ Var MatMulTransposed(Context& c, const Var& x, const Var& w);
 
 // y[:, :] += bias [1, N].
 Var AddBias(Context& c, Var y, const Var& bias);
-// The same on the rows of `spans`.
-Var AddBias(Context& c, Var y, const Var& bias, absl::Span<const TaskSpan> spans);
 
 // y += scale * gate_i * dropout(x) A^T B^T on the rows i of `spans` (LoRA, Hu et al. 2021, eq. 3).
 // A [r, D], B [N, r], gate [R, 1] or empty for 1; gate [R, n]: n shares of the r ranks have a gate
@@ -52,6 +52,26 @@ Var ScaleRows(Context& c, Var x, const Var& gate);
 Var TakeRows(Context& c, const Var& x, absl::Span<const TaskSpan> spans);
 // x with the rows of `spans` replaced by `rows` [their number, D], in order. Saves nothing.
 Var PutRows(Context& c, Var x, const Var& rows, absl::Span<const TaskSpan> spans);
+// ||W_n||^2 of each output n of a frozen weight, f64.
+std::vector<double> SquaredRowNorms(Context& c, const Weight& w);
+// ||W_n + scale (B A)_n|| of each output n, [1, N], without the sum W + B A: `squares` (of
+// SquaredRowNorms) + 2 scale (W A^T)_n . B_n + scale^2 B_n (A A^T) B_n^T, added in f64 (a bf16
+// weight takes A rounded to bf16). A [r, D], B [N, r]. A constant: DoRA's gradient takes it as one
+// (Liu et al. 2024, section 4.3).
+Tensor ChangedRowNorms(Context& c, const Weight& w, absl::Span<const double> squares,
+                       const Tensor& a, const Tensor& b, float scale);
+// y + (magnitude / norms - 1) (y - bias) on the rows of `spans`; magnitude, norms and bias (may be
+// empty) [1, N], all but the norms differentiable. Saves y if the magnitude needs a gradient.
+Var SetMagnitude(Context& c, Var y, const Var& magnitude, const Tensor& norms, const Var& bias,
+                 absl::Span<const TaskSpan> spans);
+
+// y += scale * bias [1, N] on the rows of `spans`. Saves nothing.
+Var AddSpanBias(Context& c, Var y, const Var& bias, float scale, absl::Span<const TaskSpan> spans);
+
+// x[i] += scale * B A[:, ids[i]] on the rows i of `spans` (LoRA on an embedding). x [R, D], A [r,
+// V], B [D, r], an id for each row of x. Saves the columns of A of those rows.
+Var AddEmbeddingLowRank(Context& c, Var x, const Var& a, const Var& b, float scale,
+                        absl::Span<const int32_t> ids, absl::Span<const TaskSpan> spans);
 
 // x + y. Saves nothing.
 Var Add(Context& c, Var x, const Var& y);
@@ -95,8 +115,8 @@ struct PrefixRows {
 // Trained keys and values that some rows see beside the text's (Li & Liang 2021). They are visible
 // to every row of `segments`.
 struct AttentionPrefix {
-  Var keys, values;     // [P, G K]
-  Var gate;             // [R, 1] or [R, 2] (keys', values'), or empty: what row i sees is multiplied by it
+  Var keys, values;  // [P, G K]
+  Var gate;  // [R, 1] or [R, 2] (keys', values'), or empty: what row i sees is multiplied by it
   bool biased = false;  // with the position bias of `position` .. `position` + P - 1, or none
   int64_t position = 0;
   std::vector<PrefixRows> segments;

@@ -22,8 +22,12 @@ class Parameter {
   const Tensor& gradient() const { return var_.slot()->grad; }
   void ZeroGradient() { var_.slot()->grad = Tensor(); }
   int64_t count() const { return value().count(); }
+  // What the optimizer multiplies its rate by for this parameter.
+  double rate_factor() const { return rate_factor_; }
+  void set_rate_factor(double factor) { rate_factor_ = factor; }
 
  private:
+  double rate_factor_ = 1;
   std::string name_;
   Var var_;
 };

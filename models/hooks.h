@@ -59,6 +59,12 @@ class Hooks {
   // BitFit), or null. In the shape of the engine: linears [outputs, inputs], vectors [1, n].
   virtual const Var* Replacement(TensorId /*tensor*/, int /*task*/) const { return nullptr; }
 
+  // The same for the head of a base whose head is its embedding: a method may train one of the two
+  // and leave the other.
+  virtual const Var* TiedHeadReplacement(TensorId embedding, int task) const {
+    return Replacement(embedding, task);
+  }
+
   // The embedded rows x [R, D] of a stack: add or replace rows.
   virtual Var OnEmbedding(Context&, Stack, const Batch&, Var x) { return x; }
 

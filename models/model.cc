@@ -1,5 +1,7 @@
 #include "models/model.h"
 
+#include <algorithm>
+
 #include "models/blocks.h"
 
 namespace permafrost {
@@ -22,14 +24,25 @@ int64_t Model::parameter_count() const {
   return count;
 }
 
+const Var* Model::HeadReplacement(const Hooks& hooks, int task) const {
+  return head_ == embedding_ ? hooks.TiedHeadReplacement(head_, task)
+                             : hooks.Replacement(head_, task);
+}
+
+bool Model::HasOwnHead(const Hooks& hooks, absl::Span<const TaskSpan> spans) const {
+  return std::any_of(spans.begin(), spans.end(), [&](const TaskSpan& span) {
+    return HeadReplacement(hooks, span.task) != nullptr;
+  });
+}
+
 HeadLoss Model::Loss(Context& c, const Batch& batch, Hooks& hooks, absl::Span<const float> weights,
                      float z_loss) const {
   const Var encoded = Encode(c, batch, hooks);
   const Var hidden = Decode(c, batch, encoded, hooks, nullptr);
   const HeadOptions options{.scale = head_scale_, .z_loss = z_loss};
   const std::vector<TaskSpan>& spans = batch.output_spans;
-  if (spans.size() <= 1 || !IsReplaced(hooks, {head_}, spans)) {
-    const Var* trained = spans.empty() ? nullptr : hooks.Replacement(head_, spans[0].task);
+  if (spans.size() <= 1 || !HasOwnHead(hooks, spans)) {
+    const Var* trained = spans.empty() ? nullptr : HeadReplacement(hooks, spans[0].task);
     return HeadCrossEntropy(c, hidden, &head(), trained != nullptr ? *trained : Var(),
                             batch.target_outputs, batch.target_labels, weights, options);
   }
@@ -48,7 +61,7 @@ HeadLoss Model::Loss(Context& c, const Batch& batch, Hooks& hooks, absl::Span<co
       own_weights.push_back(weights[i]);
     }
     if (targets.empty()) continue;
-    const Var* trained = hooks.Replacement(head_, span.task);
+    const Var* trained = HeadReplacement(hooks, span.task);
     const HeadLoss part =
         HeadCrossEntropy(c, hidden, &head(), trained != nullptr ? *trained : Var(), rows, labels,
                          own_weights, options);
@@ -63,12 +76,16 @@ HeadLoss Model::Loss(Context& c, const Batch& batch, Hooks& hooks, absl::Span<co
 Var Model::Logits(Context& c, const Var& hidden, absl::Span<const TaskSpan> spans,
                   Hooks& hooks) const {
   const Var scaled = head_scale_ == 1 ? hidden : Scale(c, hidden, head_scale_);
-  return ByTask(c, hooks, {head_}, scaled, spans, head().outputs(),
-                [&](Context& ctx, const Var& part, int task) {
-                  const Var* trained = hooks.Replacement(head_, task);
-                  return trained != nullptr ? MatMulTransposed(ctx, part, *trained)
-                                            : Linear(ctx, part, head());
-                });
+  const auto logits = [&](const Var& part, int task) {
+    const Var* trained = HeadReplacement(hooks, task);
+    return trained != nullptr ? MatMulTransposed(c, part, *trained) : Linear(c, part, head());
+  };
+  if (!HasOwnHead(hooks, spans)) return logits(scaled, kNoTask);
+  Var all{Tensor({hidden.rows(), head().outputs()})};
+  for (const TaskSpan& span : spans) {
+    all = PutRows(c, std::move(all), logits(TakeRows(c, scaled, {span}), span.task), {span});
+  }
+  return all;
 }
 
 Var Model::Embed(Context& c, Stack stack, const Batch& batch, Hooks& hooks) const {

@@ -76,6 +76,10 @@ class Model {
 
  protected:
   ModelInfo info_;
+  // What hooks put in the head's place for a task, or null; whether they do for one of `spans`.
+  const Var* HeadReplacement(const Hooks& hooks, int task) const;
+  bool HasOwnHead(const Hooks& hooks, absl::Span<const TaskSpan> spans) const;
+
   std::vector<LinearPlace> linears_;
   std::vector<BaseTensor> tensors_;
   TensorId embedding_ = kNoTensor;

@@ -33,6 +33,7 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const std::string& text, const 
   PERMAFROST_RETURN_IF_ERROR(CheckTaskType(file));
   if (type == "PROMPT_TUNING" || type == "P_TUNING") return ReadPromptTuningConfig(file);
   if (type == "LORA") return ReadLoraConfig(file);
+  if (type == "ADALORA") return ReadAdaLoraConfig(file);
   if (type == "IA3") return ReadIa3Config(file);
   if (type == "PREFIX_TUNING") return ReadPrefixTuningConfig(file);
   if (type == "LN_TUNING") return ReadNormTuningConfig(file);
@@ -42,7 +43,7 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const std::string& text, const 
   if (type == "PERMAFROST_FULL") return ReadFullConfig(file);
   if (type == "PERMAFROST_UNIPELT") return ReadUniPeltConfig(file);
   return ConfigError(fields, "peft_type",
-                     "PROMPT_TUNING, P_TUNING, PREFIX_TUNING, LORA, IA3, LN_TUNING or "
+                     "PROMPT_TUNING, P_TUNING, PREFIX_TUNING, LORA, ADALORA, IA3, LN_TUNING or "
                      "PERMAFROST_{PREFIX_TUNING, ADAPTER, BITFIT, FULL, UNIPELT}",
                      type);
 }

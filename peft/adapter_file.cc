@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/check.h"
@@ -41,7 +42,10 @@ Created Create(const PTuningConfig& config, const Setting& s) {
   return std::make_shared<PTuning>(s.task, config, s.model.info().width, s.random);
 }
 Created Create(const LoraConfig& config, const Setting& s) {
-  return Lora::Create(s.task, config, s.model, s.random);
+  return Lora::Create(s.task, config, s.c, s.model, s.random);
+}
+Created Create(const AdaLoraConfig& config, const Setting& s) {
+  return AdaLora::Create(s.task, config, s.model, s.random);
 }
 Created Create(const Ia3Config& config, const Setting& s) {
   return Ia3::Create(s.task, config, s.model);
@@ -75,7 +79,8 @@ std::string MethodTitle(const AdapterConfig& config) {
   struct Title {
     std::string operator()(const PromptTuningConfig&) const { return "prompt tuning"; }
     std::string operator()(const PTuningConfig&) const { return "P-tuning"; }
-    std::string operator()(const LoraConfig&) const { return "LoRA"; }
+    std::string operator()(const LoraConfig& lora) const { return lora.dora ? "DoRA" : "LoRA"; }
+    std::string operator()(const AdaLoraConfig&) const { return "AdaLoRA"; }
     std::string operator()(const Ia3Config&) const { return "IA3"; }
     std::string operator()(const PrefixTuningConfig&) const { return "prefix tuning"; }
     std::string operator()(const BottleneckConfig&) const { return "a bottleneck adapter"; }
@@ -125,11 +130,15 @@ absl::Status ReadParameters(const std::string& path, Method& method) {
   std::set<std::string> used;
   for (Parameter& p : method.parameters()) {
     const TensorView* t = file.Find(p.name());
+    // PEFT's first versions of DoRA wrote the magnitude as a module's weight.
+    if (t == nullptr && absl::EndsWith(p.name(), ".lora_magnitude_vector")) {
+      t = file.Find(p.name() + ".weight");
+    }
     if (t == nullptr) {
       problems.push_back(absl::StrCat("missing ", p.name()));
       continue;
     }
-    used.insert(p.name());
+    used.insert(t->name);
     const std::vector<int64_t> expected = method.FileShape(p);
     if (t->shape != expected) {
       problems.push_back(absl::StrCat(p.name(), ": expected [", absl::StrJoin(expected, ", "),
@@ -146,7 +155,8 @@ absl::Status ReadParameters(const std::string& path, Method& method) {
     }
   }
   for (const TensorView& t : file.tensors()) {
-    if (!used.contains(t.name)) problems.push_back(absl::StrCat("unused ", t.name));
+    if (!used.contains(t.name) && !method.IsCopyOfBase(t))
+      problems.push_back(absl::StrCat("unused ", t.name));
   }
   if (problems.empty()) return absl::OkStatus();
   constexpr size_t kShown = 8;

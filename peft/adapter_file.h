@@ -7,6 +7,7 @@
 #include <string>
 #include <variant>
 
+#include "peft/adalora.h"
 #include "peft/full.h"
 #include "peft/p_tuning.h"
 #include "peft/prompt_tuning.h"
@@ -16,8 +17,8 @@ namespace permafrost {
 
 // What a method is, without its tensors.
 using AdapterConfig =
-    std::variant<PromptTuningConfig, PTuningConfig, PrefixTuningConfig, LoraConfig, Ia3Config,
-                 BottleneckConfig, BitFitConfig, FullConfig, UniPeltConfig>;
+    std::variant<PromptTuningConfig, PTuningConfig, PrefixTuningConfig, LoraConfig, AdaLoraConfig,
+                 Ia3Config, BottleneckConfig, BitFitConfig, FullConfig, UniPeltConfig>;
 
 // The method's name for messages: "prompt tuning", "LoRA", "a fully trained model".
 std::string MethodTitle(const AdapterConfig& config);

@@ -54,6 +54,19 @@ Tensor Gather(const FileLayout& tensor, const ParameterList& parameters, bool gr
   return out;
 }
 
+// Every parameter has a place in the file.
+absl::Status CheckAllHeld(const std::vector<FileLayout>& layout, const ParameterList& parameters) {
+  std::vector<bool> held(parameters.size());
+  for (const FileLayout& tensor : layout) {
+    for (const FilePart& part : tensor.parts) held[part.parameter] = true;
+  }
+  const auto missing = std::find(held.begin(), held.end(), false);
+  if (missing == held.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("AdapterHub's format has no place for ",
+                   parameters[static_cast<size_t>(missing - held.begin())].name()));
+}
+
 }  // namespace
 
 Tensor HubGradient(const FileLayout& tensor, const Method& method) {
@@ -104,6 +117,7 @@ absl::Status SaveAdapterHub(const std::string& folder, const std::string& name,
   hub.name = name;
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<HubTensor> tensors, HubTensorsOf(hub, model));
   const std::vector<FileLayout> layout = HubLayout(hub, tensors, *adapter.method, model);
+  PERMAFROST_RETURN_IF_ERROR(CheckAllHeld(layout, adapter.method->parameters()));
   std::vector<Tensor> values;
   std::vector<TensorView> views;
   for (size_t i = 0; i < tensors.size(); ++i) {

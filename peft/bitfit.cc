@@ -55,7 +55,8 @@ Var BitFit::OnLinear(Context& c, const LinearPlace& place, const Var&, Var y,
                      const PlaceRows& rows) {
   const int index = new_bias_[static_cast<size_t>(place.index)];
   if (index < 0) return y;
-  return AddBias(c, std::move(y), parameters_[static_cast<size_t>(index)].var(), Own(rows.spans));
+  return AddSpanBias(c, std::move(y), parameters_[static_cast<size_t>(index)].var(), 1,
+                     Own(rows.spans));
 }
 
 void BitFit::MergeInto(const Model&, std::vector<Tensor>& values) const {

@@ -27,7 +27,6 @@ const std::set<std::string>& NeutralFields() {
                                                 "megatron_core",
                                                 "qalora_group_size",
                                                 "fan_in_fan_out",
-                                                "ensure_weight_tying",
                                                 "corda_config",
                                                 "eva_config",
                                                 "loftq_config",

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "models/config_fields.h"
+#include "peft/adalora.h"
 #include "peft/full.h"
 #include "peft/p_tuning.h"
 #include "peft/prompt_tuning.h"
@@ -46,6 +47,8 @@ void WriteConfig(const PromptTuningConfig& config, const Model& model,
 void WriteConfig(const PTuningConfig& config, const Model& model, nlohmann::ordered_json& object);
 absl::StatusOr<LoraConfig> ReadLoraConfig(const ConfigFile& file);
 void WriteConfig(const LoraConfig& config, const Model& model, nlohmann::ordered_json& object);
+absl::StatusOr<AdaLoraConfig> ReadAdaLoraConfig(const ConfigFile& file);
+void WriteConfig(const AdaLoraConfig& config, const Model& model, nlohmann::ordered_json& object);
 absl::StatusOr<Ia3Config> ReadIa3Config(const ConfigFile& file);
 void WriteConfig(const Ia3Config& config, const Model& model, nlohmann::ordered_json& object);
 // PEFT's format, and our own of several groups and gates.

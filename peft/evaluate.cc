@@ -1,7 +1,9 @@
 #include "peft/evaluate.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "engine/check.h"
 #include "peft/metrics.h"
 
 namespace permafrost {
@@ -76,6 +78,41 @@ std::vector<std::vector<double>> ScoreChoices(Context& c, const Model& model, Ho
     }
   });
   return scores;
+}
+
+std::vector<double> Probabilities(absl::Span<const double> scores) {
+  const double best = *std::max_element(scores.begin(), scores.end());
+  std::vector<double> p;
+  double sum = 0;
+  for (double s : scores) sum += p.emplace_back(std::exp(s - best));
+  for (double& v : p) v /= sum;
+  return p;
+}
+
+EnsembleAnswer CombineMembers(absl::Span<const std::vector<double>> members, Ensemble how) {
+  PERMAFROST_CHECK(!members.empty()) << "CombineMembers: no members";
+  const size_t candidates = members[0].size();
+  EnsembleAnswer answer{std::vector<double>(candidates), std::vector<int>(candidates), 0};
+  for (const std::vector<double>& member : members) {
+    PERMAFROST_CHECK(member.size() == candidates)
+        << "CombineMembers: " << candidates << " and " << member.size() << " candidates";
+    for (size_t i = 0; i < candidates; ++i) {
+      answer.mean[i] += member[i] / static_cast<double>(members.size());
+    }
+    ++answer.votes[static_cast<size_t>(BestChoice(member))];
+  }
+  answer.choice = BestChoice(answer.mean);
+  if (how == Ensemble::kMean) return answer;
+  const int most = *std::max_element(answer.votes.begin(), answer.votes.end());
+  int chosen = -1;
+  for (size_t i = 0; i < candidates; ++i) {
+    if (answer.votes[i] != most) continue;
+    if (chosen < 0 || answer.mean[i] > answer.mean[static_cast<size_t>(chosen)]) {
+      chosen = static_cast<int>(i);
+    }
+  }
+  answer.choice = chosen;
+  return answer;
 }
 
 LineLosses ComputeLosses(Context& c, const Model& model, Hooks& hooks,

@@ -20,6 +20,22 @@ std::vector<std::vector<double>> ScoreChoices(Context& c, const Model& model, Ho
                                               absl::Span<const ChoiceLine> lines, Score score,
                                               int64_t batch_size);
 
+// Softmax of one line's scores.
+std::vector<double> Probabilities(absl::Span<const double> scores);
+
+// What m adapters of one task say of a line together (Lester et al. 2021, section 6).
+enum class Ensemble {
+  kMean,  // the candidate of the highest mean probability
+  kVote,  // the candidate that most members put first; of several, the one of higher mean
+};
+struct EnsembleAnswer {
+  std::vector<double> mean;  // of the members' probabilities, by candidate
+  std::vector<int> votes;    // members that put the candidate first
+  int choice = 0;
+};
+// members [m][candidates], not empty, all of one length: a line's probabilities by each member.
+EnsembleAnswer CombineMembers(absl::Span<const std::vector<double>> members, Ensemble how);
+
 // Mean loss over the labelled tokens of each line (0 for none), and of all lines.
 struct LineLosses {
   std::vector<double> per_line;

@@ -79,7 +79,7 @@ std::vector<TensorId> NormTensors(const Model& model) {
 absl::StatusOr<std::unique_ptr<Full>> Full::Create(int task, const FullConfig& config, Context& c,
                                                    const Model& model) {
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<TensorId> ids, Selected(config, model));
-  auto full = std::unique_ptr<Full>(new Full(task));
+  auto full = std::unique_ptr<Full>(new Full(task, config.part == FullConfig::Part::kAll));
   full->parameter_.assign(model.tensors().size(), -1);
   for (const TensorId id : ids) {
     const BaseTensor& t = model.tensors()[static_cast<size_t>(id)];

@@ -30,11 +30,14 @@ class Full : public Method {
 
   const Var* Replacement(TensorId tensor, int task) const override;
   std::vector<int64_t> FileShape(const Parameter& p) const override;
+  // T5's table of position biases is one for all rows.
+  bool needs_batch_alone() const override { return all_; }
   bool mergeable() const override { return true; }
   void MergeInto(const Model& model, std::vector<Tensor>& values) const override;
 
  private:
-  explicit Full(int task) : Method(task) {}
+  Full(int task, bool all) : Method(task), all_(all) {}
+  bool all_;
   std::vector<int> parameter_;  // by TensorId; -1: the base's tensor stays
 };
 

@@ -79,6 +79,13 @@ const Var* AdapterSet::Replacement(TensorId tensor, int task) const {
   return nullptr;
 }
 
+const Var* AdapterSet::TiedHeadReplacement(TensorId embedding, int task) const {
+  for (const auto& m : methods_) {
+    if (m->task() == task) return m->TiedHeadReplacement(embedding, task);
+  }
+  return nullptr;
+}
+
 Var AdapterSet::OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) {
   for (const auto& m : methods_) x = m->OnEmbedding(c, stack, batch, std::move(x));
   return x;

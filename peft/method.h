@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/parameter.h"
+#include "io/safetensors.h"
 #include "models/model.h"
 
 namespace permafrost {
@@ -62,6 +63,12 @@ class Method : public Hooks {
   // Means of the method's gates since they were last taken, over all rows of its task.
   virtual std::vector<GateMean> TakeGateMeans() { return {}; }
 
+  // Whether it replaces tensors of the base that all rows of a batch share.
+  virtual bool needs_batch_alone() const { return false; }
+
+  // Whether the file may hold `t` beside the parameters: a copy of a base tensor.
+  virtual bool IsCopyOfBase(const TensorView& /*t*/) const { return false; }
+
   // Whether a base can hold the adapter in its own tensors.
   virtual bool mergeable() const { return false; }
   // Puts the adapter into `values`, the base's f32 tensors by TensorId in the shapes of the engine
@@ -95,6 +102,7 @@ class AdapterSet : public Hooks {
   bool ReadsAllRows() const override;
   bool ReadsFuture(int task) const override;
   const Var* Replacement(TensorId tensor, int task) const override;
+  const Var* TiedHeadReplacement(TensorId embedding, int task) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
   void OnAttention(Context& c, const SiteId& site, const Var& x, const PlaceRows& rows,
                    std::vector<Prefix>& prefixes) override;

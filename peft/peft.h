@@ -8,9 +8,13 @@
 #include "peft/lora.h"
 #include "peft/method.h"
 #include "peft/metrics.h"
+#include "peft/mixture.h"
+#include "peft/neighbors.h"
+#include "peft/objectives.h"
 #include "peft/p_tuning.h"
 #include "peft/prompt_init.h"
 #include "peft/prompt_tuning.h"
+#include "peft/shots.h"
 #include "peft/trainer.h"
 
 #endif  // PERMAFROST_PEFT_PEFT_H_

@@ -25,6 +25,22 @@ struct Targets {
 // Error: a bad expression.
 absl::StatusOr<bool> NamesModule(const std::string& target, bool regex, const std::string& module);
 
+// A token embedding that targets can name, "model.embed_tokens": T5 has one for each stack, on the
+// same weight. "all-linear" names none.
+struct EmbeddingPlace {
+  Stack stack = Stack::kDecoder;
+  std::string module;
+};
+std::vector<EmbeddingPlace> EmbeddingPlaces(const Model& model);
+
+struct MatchedTargets {
+  std::vector<int> linears;  // indices, ascending
+  std::vector<EmbeddingPlace> embeddings;
+};
+// Linears and embeddings that are named. Error: a target that matches nothing (lists what exists).
+absl::StatusOr<MatchedTargets> MatchLinearsAndEmbeddings(const Targets& targets,
+                                                         const Model& model);
+
 // Indices of the linears that are named, ascending. Error: a target that matches nothing (lists
 // what exists).
 absl::StatusOr<std::vector<int>> MatchTargets(const Targets& targets, const Model& model);

@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
-#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
@@ -22,7 +21,9 @@ double Since(Clock::time_point start) {
 }
 
 int64_t MicroBatchesPerEpoch(size_t lines, const TrainOptions& o) {
-  return (static_cast<int64_t>(lines) + o.batch_size - 1) / o.batch_size;
+  int64_t count = o.mixture.empty() ? static_cast<int64_t>(lines) : 0;
+  for (const MixturePart& part : o.mixture) count += part.quota;
+  return (count + o.batch_size - 1) / o.batch_size;
 }
 
 // The micro-batches of 0-based optimizer step `step`; the last step of a run by epochs may be
@@ -34,7 +35,9 @@ std::vector<std::vector<TokenLine>> StepLines(absl::Span<const TokenLine> lines,
   const int64_t end = std::min((step + 1) * o.accumulate, micro_total);
   for (int64_t m = step * o.accumulate; m < end; ++m) {
     std::vector<TokenLine>& batch = batches.emplace_back();
-    for (size_t i : MicroBatch(lines.size(), o, m)) batch.push_back(lines[i]);
+    for (const LineDraw& draw : MicroBatch(lines.size(), o, m)) {
+      batch.push_back(o.make_line ? o.make_line(draw) : lines[draw.line]);
+    }
   }
   return batches;
 }
@@ -75,16 +78,20 @@ bool AllParametersFinite(const ParameterList& parameters) {
 
 }  // namespace
 
-std::vector<size_t> MicroBatch(size_t lines, const TrainOptions& o, int64_t index) {
-  const int64_t per_epoch = MicroBatchesPerEpoch(lines, o);
-  std::vector<size_t> order(lines);
-  std::iota(order.begin(), order.end(), size_t{0});
-  if (o.shuffle) {
-    Random random(o.seed, static_cast<uint32_t>(1 + index / per_epoch));
-    random.Shuffle(order);
+std::vector<LineDraw> MicroBatch(size_t lines, const TrainOptions& o, int64_t index) {
+  const int64_t per_epoch = MicroBatchesPerEpoch(lines, o), epoch = index / per_epoch;
+  std::vector<LineDraw> order;
+  if (!o.mixture.empty()) {
+    order = MixtureEpoch(o.mixture, o.shuffle, o.seed, epoch);
+  } else {
+    for (size_t i = 0; i < lines; ++i) order.push_back({i, epoch});
+    if (o.shuffle) {
+      Random random(o.seed, static_cast<uint32_t>(1 + epoch));
+      random.Shuffle(order);
+    }
   }
   const size_t begin = static_cast<size_t>(index % per_epoch * o.batch_size);
-  const size_t end = std::min(lines, begin + static_cast<size_t>(o.batch_size));
+  const size_t end = std::min(order.size(), begin + static_cast<size_t>(o.batch_size));
   return {order.begin() + static_cast<long>(begin), order.begin() + static_cast<long>(end)};
 }
 

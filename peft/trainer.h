@@ -3,7 +3,8 @@
 //
 // An optimizer step is the mean loss over all labelled tokens of its micro-batches. A run that was
 // killed at any step and resumed ends in the same bytes as one that was not: parameters, optimizer
-// state and step count are in the checkpoint, and everything random is a function of seed and step.
+// state and step count are in the checkpoint, and everything random is a function of seed and step
+// (lines that are drawn anew: of seed, pass and line).
 #ifndef PERMAFROST_PEFT_TRAINER_H_
 #define PERMAFROST_PEFT_TRAINER_H_
 
@@ -17,8 +18,13 @@
 #include "models/batch.h"
 #include "peft/adapter_file.h"
 #include "peft/evaluate.h"
+#include "peft/mixture.h"
 
 namespace permafrost {
+
+// Makes line `draw.line` anew for its pass `draw.pass`: objectives that are drawn at random
+// (objectives.h).
+using LineMaker = std::function<TokenLine(const LineDraw& draw)>;
 
 struct TrainOptions {
   std::string out;    // folder
@@ -35,6 +41,10 @@ struct TrainOptions {
   int64_t evaluate_every = 0;    // steps; 0: only at the end
   int64_t checkpoint_every = 0;  // steps; 0: at evaluations, once a minute and at the end
   int64_t patience = 0;          // evaluations without improvement before stopping; 0: never
+  // Parts that the lines consist of, one behind the other; empty: one part, each line once an
+  // epoch.
+  std::vector<MixturePart> mixture;
+  LineMaker make_line;  // null: the lines as they are
   bool resume = false;
   std::string settings;  // what a resumed run must share, as text
 };
@@ -69,7 +79,7 @@ absl::StatusOr<TrainResult> Train(Context& c, const Model& model, Adapter& adapt
                                   const TrainEvents& events);
 
 // The lines of micro-batch `index` of a run: epoch by epoch, the last batch of an epoch short.
-std::vector<size_t> MicroBatch(size_t lines, const TrainOptions& options, int64_t index);
+std::vector<LineDraw> MicroBatch(size_t lines, const TrainOptions& options, int64_t index);
 
 // One optimizer step's forward and backward over its micro-batches; returns the mean loss and the
 // labelled tokens. Dropout acts if c.training.

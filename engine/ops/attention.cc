@@ -323,9 +323,9 @@ Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& b
           p.dbias = prefix.biased() ? t.dbias : Tensor();
           const AttentionPlan plan_of_prefix = prefix.Plan();
           RunBackward(ctx,
-                      ForwardArgs(prefix.Gated(qs, &PrefixPass::KeyGate), prefix.keys, prefix.values,
-                                  prefix.biased() ? bias_kept : Tensor(), plan_of_prefix,
-                                  prefix.Options(o)),
+                      ForwardArgs(prefix.Gated(qs, &PrefixPass::KeyGate), prefix.keys,
+                                  prefix.values, prefix.biased() ? bias_kept : Tensor(),
+                                  plan_of_prefix, prefix.Options(o)),
                       p);
           if (gate_wanted) {
             AddGateGradient(ctx, prefix, qs, bias_kept, o, p, dy, g.Accumulator(input + 2));

@@ -81,13 +81,6 @@ Var PutRows(Context& c, Var x, const Var& rows, absl::Span<const TaskSpan> task_
                 });
 }
 
-Var AddBias(Context& c, Var y, const Var& bias, absl::Span<const TaskSpan> spans) {
-  if (spans.empty()) return y;
-  if (CountRows(spans) == y.rows()) return AddBias(c, std::move(y), bias);
-  const Var own = AddBias(c, TakeRows(c, y, spans), bias);
-  return PutRows(c, std::move(y), own, spans);
-}
-
 Var ScaleRows(Context& c, Var x, const Var& gate) {
   PERMAFROST_CHECK(gate.shape() == (Shape{x.rows(), 1}))
       << "ScaleRows: x " << ToString(x.shape()) << ", gate " << ToString(gate.shape());

@@ -42,11 +42,11 @@ Optimizer::Optimizer(const OptimizerConfig& config, ParameterList& parameters)
 double Optimizer::Step(Context& c, double multiplier) {
   const double norm = GradientNorm(parameters_);
   const double scale = config_.clip > 0 ? std::min(1.0, config_.clip / (norm + 1e-6)) : 1.0;
-  const double rate = config_.learning_rate * multiplier;
   ++steps_;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     Moments& m = moments_[i];
+    const double rate = config_.learning_rate * multiplier * p.rate_factor();
     const Tensor gradient =
         p.gradient() ? p.gradient() : Tensor::Zeros(p.value().shape(), MemoryTag::kWorkspace);
     switch (config_.kind) {

@@ -29,7 +29,8 @@ class Optimizer {
  public:
   Optimizer(const OptimizerConfig& config, ParameterList& parameters);
 
-  // One update with rate config.learning_rate * multiplier; clears the gradients. Returns the
+  // One update with rate config.learning_rate * multiplier * the parameter's rate_factor; clears
+  // the gradients. Returns the
   // global gradient norm before clipping. Parameters without a gradient are treated as having a
   // zero one.
   double Step(Context& c, double multiplier);

@@ -253,8 +253,8 @@ void AddStepFlags(CLI::App* app, StepFlags& f) {
       ->check(CLI::IsMember({"smollm2-135m", "gpt2", "t5-small", "t5-base", "t5-v1_1-base"}))
       ->capture_default_str();
   app->add_option("--method", f.method, "what is trained")
-      ->check(CLI::IsMember({"lora", "prompt", "prefix", "ia3", "adapter", "parallel-adapter",
-                             "bitfit", "unipelt", "full"}))
+      ->check(CLI::IsMember({"lora", "dora", "prompt", "prefix", "ia3", "adapter",
+                             "parallel-adapter", "bitfit", "unipelt", "full"}))
       ->capture_default_str();
   app->add_option("--rank", f.rank, "LoRA rank")->check(Positive())->capture_default_str();
   app->add_option("--targets", f.targets,

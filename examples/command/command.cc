@@ -150,11 +150,10 @@ absl::StatusOr<AdapterSet> OpenAdapters(const std::vector<std::string>& flags, S
     }
     PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, LoadAdapter(folder, static_cast<int>(i),
                                                              *session.context, *session.model));
-    const FullConfig* full = std::get_if<FullConfig>(&adapter.config);
-    if (full != nullptr && full->part == FullConfig::Part::kAll && flags.size() > 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--adapter ", flags[i],
-                       ": a fully trained model cannot share a batch with other adapters"));
+    if (adapter.method->needs_batch_alone() && flags.size() > 1) {
+      return absl::InvalidArgumentError(absl::StrCat("--adapter ", flags[i], ": ",
+                                                     MethodTitle(adapter.config),
+                                                     " cannot share a batch with other adapters"));
     }
     set.Add(name, std::move(adapter.method));
   }

@@ -55,8 +55,9 @@ absl::StatusOr<Adapter> OpenMergeableAdapter(const std::string& folder, Context&
   if (!adapter.method->mergeable()) {
     return absl::InvalidArgumentError(
         absl::StrCat(folder,
-                     ": a prompt adapter cannot be merged: expected LoRA, IA3 or a fully trained "
-                     "model; --to-npy FILE writes the prompt"));
+                     ": a prompt adapter cannot be merged, nor can an embedding or a head that the "
+                     "base ties, nor a bias where the base has none: expected LoRA, DoRA, IA3 or a "
+                     "fully trained model; --to-npy FILE writes a prompt"));
   }
   return adapter;
 }
@@ -212,8 +213,9 @@ void AddConvert(Commands& commands) {
       "A base to a Hugging Face folder, adapter merged; adapters to and from .npy and AdapterHub",
       [flags] { return RunConvert(*flags); });
   app->add_option("--base", flags->base, "Hugging Face folder or .gguf file")->required();
-  app->add_option("--adapter", flags->adapter,
-                  "adapter folder: to merge, or to write with one of the --to-… flags");
+  app->add_option(
+      "--adapter", flags->adapter,
+      "adapter folder: LoRA, DoRA, IA3 or full to merge; or to write with a --to-… flag");
   app->add_option("--out", flags->out, "folder to write");
   app->add_option("--prompt-npy", flags->prompt_npy,
                   "prompt [P, D] that becomes an adapter in --out");

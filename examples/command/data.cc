@@ -5,8 +5,9 @@
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
 #include "io/file.h"
-#include "io/table.h"
-#include "io/tasks.h"
+#include "objectives.h"
+#include "shots.h"
+#include "texts.h"
 
 namespace permafrost {
 namespace {
@@ -65,8 +66,12 @@ class LengthRule {
              std::string path)
       : flags_(flags), info_(session.model->info()), adapters_(adapters), path_(std::move(path)) {}
 
-  // `total` tokens of which `cut` come from the input text; returns how many to drop from it.
-  absl::StatusOr<int64_t> Excess(int64_t input, int64_t total, int task, int line) const {
+  const std::string& path() const { return path_; }
+
+  // `total` tokens of which `input` come from the input text; returns how many to drop from it.
+  // With `shots` there is something else to drop first.
+  absl::StatusOr<int64_t> Excess(int64_t input, int64_t total, int task, int line,
+                                 bool shots = false) const {
     int64_t excess = 0;
     std::string limit;
     if (flags_.max_tokens > 0 && input > flags_.max_tokens) {
@@ -79,10 +84,11 @@ class LengthRule {
       excess = rows - info_.max_positions;
       limit = absl::StrCat(info_.position_limit, " ", info_.max_positions, " of the base");
     }
-    if (excess > 0 && (!flags_.truncate || excess >= input)) {
+    if (excess > 0 && (!flags_.truncate || (excess >= input && !shots))) {
       return absl::InvalidArgumentError(
           absl::StrCat(path_, ":", line, ": input too long: expected at most ", limit, ", found ",
-                       limit[0] == '-' ? input : rows, " tokens; shorten it or use --truncate"));
+                       limit[0] == '-' ? input : rows, " tokens; ",
+                       shots ? "use fewer --shots" : "shorten it", " or use --truncate"));
     }
     return excess;
   }
@@ -94,9 +100,24 @@ class LengthRule {
   std::string path_;
 };
 
-absl::Status TaskError(const absl::Status& status, const std::string& path, int line) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(path, ":", line, ": ", std::string(status.message())));
+// What every target starts with: nothing, or <extra_id_0> for --target-format sentinel ("Span
+// Corruption + Sentinel", Lester et al. 2021, section 2.2: a base pretrained by span corruption has
+// never seen a target without one).
+absl::StatusOr<std::vector<int32_t>> TargetStart(const DataFlags& flags, const Session& session) {
+  if (flags.target_format == "plain") return std::vector<int32_t>();
+  const ModelInfo& info = session.model->info();
+  if (!info.encoder_decoder) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--target-format sentinel: expected a base pretrained by span corruption "
+                     "(t5), found ",
+                     info.model_type));
+  }
+  const std::vector<int32_t> sentinels = SentinelIds(session);
+  if (sentinels.empty()) {
+    return absl::InvalidArgumentError(
+        "--target-format sentinel: expected <extra_id_0> in the base's tokenizer, found none");
+  }
+  return std::vector<int32_t>{sentinels[0]};
 }
 
 absl::StatusOr<LoadedData> LoadTokens(const std::string& path, const DataFlags& flags,
@@ -108,12 +129,17 @@ absl::StatusOr<LoadedData> LoadTokens(const std::string& path, const DataFlags& 
                        .need_labels = labels == Labels::kRequired};
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<TokenExample> examples,
                               ReadTokenExamples(path, options));
+  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int32_t> start, TargetStart(flags, session));
   const LengthRule rule(flags, session, adapters, path);
   LoadedData data;
+  data.target_start = start;
   for (const TokenExample& e : examples) {
     TokenLine line{ToIds(e.input_ids), ToIds(e.labels), kNoTask};
+    if (!line.labels.empty()) {
+      line.labels.insert(line.labels.begin(), start.begin(), start.end());
+    }
     const auto task = adapters.TaskOf(e.adapter);
-    if (!task.ok()) return TaskError(task.status(), path, e.line);
+    if (!task.ok()) return AtLine(task.status(), path, e.line);
     line.task = *task;
     const int64_t length = static_cast<int64_t>(line.input_ids.size());
     PERMAFROST_ASSIGN_OR_RETURN(const int64_t excess,
@@ -127,104 +153,103 @@ absl::StatusOr<LoadedData> LoadTokens(const std::string& path, const DataFlags& 
   return data;
 }
 
-struct TextSource {
-  TextOptions options;
-  Table table;
-  std::vector<std::string> metrics;
+// Encodes tables line by line.
+class TextEncoder {
+ public:
+  TextEncoder(const Tokenizer& tokenizer, const LengthRule& rule, bool decoder, bool classes,
+              std::vector<int32_t> target_start, std::vector<std::string> shots)
+      : tokenizer_(tokenizer),
+        rule_(rule),
+        decoder_(decoder),
+        classes_(classes),
+        target_start_(std::move(target_start)),
+        shots_(std::move(shots)) {}
+
+  // The shots stand in front of the text. Where that is too long, the first shots go before any of
+  // the text does (with --truncate).
+  absl::StatusOr<Encoded> Encode(const std::string& input, const std::vector<std::string>& targets,
+                                 int task, int line) const {
+    for (size_t first = 0;; ++first) {
+      std::string text;
+      for (size_t i = first; i < shots_.size(); ++i) text += shots_[i];
+      PERMAFROST_ASSIGN_OR_RETURN(Encoded e, EncodeWhole(text + input, targets, line));
+      int64_t longest = 0;
+      for (const auto& t : e.targets) longest = std::max(longest, static_cast<int64_t>(t.size()));
+      const int64_t length = static_cast<int64_t>(e.input.size());
+      PERMAFROST_ASSIGN_OR_RETURN(
+          const int64_t excess, rule_.Excess(length, length + (decoder_ ? longest : 0), task, line,
+                                             first < shots_.size()));
+      if (excess > 0 && first < shots_.size()) continue;
+      if (excess > 0) {  // T5 keeps its final </s>
+        const int32_t last = e.input.back();
+        e.input.resize(static_cast<size_t>(length - excess));
+        if (!decoder_) e.input.back() = last;
+      }
+      return e;
+    }
+  }
+
+ private:
+  absl::StatusOr<Encoded> EncodeWhole(const std::string& input,
+                                      const std::vector<std::string>& targets, int line) const {
+    absl::StatusOr<Encoded> e =
+        decoder_ ? EncodeDecoder(tokenizer_, input, targets) : EncodeT5(tokenizer_, input, targets);
+    if (!e.ok()) return AtLine(e.status(), rule_.path(), line);
+    if (decoder_ && !classes_ && !e->targets.empty() && tokenizer_.eos_id().has_value()) {
+      e->targets[0].push_back(*tokenizer_.eos_id());
+    }
+    for (auto& target : e->targets) {
+      target.insert(target.begin(), target_start_.begin(), target_start_.end());
+    }
+    return e;
+  }
+
+  const Tokenizer& tokenizer_;
+  const LengthRule& rule_;
+  bool decoder_, classes_;
+  std::vector<int32_t> target_start_;
+  std::vector<std::string> shots_;
 };
-
-absl::StatusOr<TextOptions> OptionsOf(const DataFlags& flags, bool decoder,
-                                      std::vector<std::string>* metrics) {
-  TextOptions options;
-  if (!flags.task.empty()) {
-    PERMAFROST_ASSIGN_OR_RETURN(const TaskPreset* task, FindTask(flags.task));
-    options = TaskTextOptions(*task, decoder);
-    if (metrics != nullptr) *metrics = task->metrics;
-  }
-  if (!flags.input.empty()) options.input = flags.input;
-  if (!flags.target.empty()) options.target = flags.target;
-  if (!flags.label_words.empty()) {
-    PERMAFROST_ASSIGN_OR_RETURN(options.label_words, ParseLabelWords(flags.label_words));
-    options.label_values.clear();
-  }
-  if (flags.label_column != "label") options.label_column = flags.label_column;
-  if (options.input.empty()) {
-    return absl::InvalidArgumentError(
-        "this data needs a template: expected --task NAME or --input TEMPLATE, found neither");
-  }
-  return options;
-}
-
-absl::StatusOr<TextSource> ReadTexts(const std::string& path, const DataFlags& flags, bool decoder,
-                                     Labels labels) {
-  TextSource source;
-  PERMAFROST_ASSIGN_OR_RETURN(source.options, OptionsOf(flags, decoder, &source.metrics));
-  source.options.need_target = labels == Labels::kRequired;
-  if (flags.task.empty()) {
-    PERMAFROST_ASSIGN_OR_RETURN(source.table, ReadTable(path));
-  } else {
-    PERMAFROST_ASSIGN_OR_RETURN(const TaskPreset* task, FindTask(flags.task));
-    PERMAFROST_ASSIGN_OR_RETURN(TaskTable table, ReadTaskTable(path, *task));
-    source.table = std::move(table.table);
-    source.options.first_index = table.first_index;
-  }
-  if (source.metrics.empty() && !source.options.label_words.empty()) source.metrics = {"accuracy"};
-  return source;
-}
 
 absl::StatusOr<LoadedData> LoadTexts(const std::string& path, const DataFlags& flags, Labels labels,
                                      const Session& session, const AdapterSet& adapters) {
   const bool decoder = !session.model->info().encoder_decoder;
   PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(session));
   PERMAFROST_ASSIGN_OR_RETURN(const TextSource source, ReadTexts(path, flags, decoder, labels));
-  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<TextExample> examples,
-                              MakeTextExamples(source.table, source.options));
   const bool classes = !source.options.label_words.empty();
   std::vector<std::string> words;
   if (classes) {
     PERMAFROST_ASSIGN_OR_RETURN(words, LabelTargets(source.options));
   }
+  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int32_t> start, TargetStart(flags, session));
+  PERMAFROST_ASSIGN_OR_RETURN(std::vector<std::string> shots, ShotTexts(path, flags, decoder));
   const LengthRule rule(flags, session, adapters, path);
+  const TextEncoder encoder(*tokenizer, rule, decoder, classes, start, std::move(shots));
   LoadedData data;
+  data.target_start = start;
   data.label_words = source.options.label_words;
   data.metrics = source.metrics;
-  for (const TextExample& e : examples) {
+  for (const TextExample& e : source.examples) {
     const auto task = adapters.TaskOf(e.adapter);
-    if (!task.ok()) return TaskError(task.status(), path, e.line);
+    if (!task.ok()) return AtLine(task.status(), path, e.line);
     std::vector<std::string> targets = words;
     if (!classes && !e.target.empty()) targets = {e.target};
-    absl::StatusOr<Encoded> encoded = decoder ? EncodeDecoder(*tokenizer, e.input, targets)
-                                              : EncodeT5(*tokenizer, e.input, targets);
-    if (!encoded.ok()) return TaskError(encoded.status(), path, e.line);
-    if (decoder && !classes && !encoded->targets.empty() && tokenizer->eos_id().has_value()) {
-      encoded->targets[0].push_back(*tokenizer->eos_id());
-    }
-    std::vector<int32_t>& input = encoded->input;
-    int64_t longest = 0;
-    for (const auto& t : encoded->targets)
-      longest = std::max(longest, static_cast<int64_t>(t.size()));
-    const int64_t length = static_cast<int64_t>(input.size());
-    PERMAFROST_ASSIGN_OR_RETURN(
-        const int64_t excess, rule.Excess(length, length + (decoder ? longest : 0), *task, e.line));
-    if (excess > 0) {  // T5 keeps its final </s>
-      const int32_t last = input.back();
-      input.resize(static_cast<size_t>(length - excess));
-      if (!decoder) input.back() = last;
-    }
+    PERMAFROST_ASSIGN_OR_RETURN(const Encoded encoded,
+                                encoder.Encode(e.input, targets, *task, e.line));
     const size_t chosen = classes ? static_cast<size_t>(std::max(e.label, 0)) : 0;
-    TokenLine line{input, {}, *task};
-    if (chosen < encoded->targets.size() && (!classes || e.label >= 0)) {
-      line.labels = encoded->targets[chosen];
+    TokenLine line{encoded.input, {}, *task};
+    if (chosen < encoded.targets.size() && (!classes || e.label >= 0)) {
+      line.labels = encoded.targets[chosen];
       if (decoder) {
-        line.labels.insert(line.labels.begin(), input.size(), kIgnoredLabel);
-        line.input_ids.insert(line.input_ids.end(), encoded->targets[chosen].begin(),
-                              encoded->targets[chosen].end());
+        line.labels.insert(line.labels.begin(), encoded.input.size(), kIgnoredLabel);
+        line.input_ids.insert(line.input_ids.end(), encoded.targets[chosen].begin(),
+                              encoded.targets[chosen].end());
       }
     }
     data.lines.push_back(std::move(line));
     data.line_numbers.push_back(e.line);
     if (!classes) continue;
-    data.choices.push_back({input, encoded->targets, *task});
+    data.choices.push_back({encoded.input, encoded.targets, *task});
     data.labels.push_back(e.label);
   }
   return data;
@@ -240,6 +265,10 @@ void AddDataFlags(CLI::App* app, DataFlags& flags) {
   app->add_option("--label-words", flags.label_words, "label words by index: negative,positive");
   app->add_option("--label-column", flags.label_column, "column of the label")
       ->capture_default_str();
+  app->add_option("--target-format", flags.target_format,
+                  "sentinel: every target of a T5 base starts with <extra_id_0>")
+      ->check(CLI::IsMember({"plain", "sentinel"}))
+      ->capture_default_str();
   app->add_option("--max-tokens", flags.max_tokens, "longest input in tokens")->check(Positive());
   app->add_flag("--truncate", flags.truncate, "cut longer inputs instead of stopping");
 }
@@ -250,13 +279,42 @@ absl::StatusOr<LoadedData> LoadData(const std::string& path, const DataFlags& fl
   if (text.find_first_not_of(" \t\r\n") == std::string::npos) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": expected lines of data, found none"));
   }
+  PERMAFROST_RETURN_IF_ERROR(CheckObjectiveFlags(flags));
+  if (flags.objective.objective != "supervised") {
+    return LoadRunningText(path, flags, session, adapters);
+  }
   PERMAFROST_ASSIGN_OR_RETURN(const bool tokens, IsTokenFile(path));
+  if (tokens && flags.shots.shots > 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": --shots: expected a table of texts, found token ids"));
+  }
   return tokens ? LoadTokens(path, flags, labels, session, adapters)
                 : LoadTexts(path, flags, labels, session, adapters);
 }
 
+std::vector<int32_t> SentinelIds(const Session& session) {
+  std::vector<int32_t> ids;
+  if (session.tokenizer == nullptr) return ids;
+  for (;;) {
+    const std::string name = absl::StrCat("<extra_id_", ids.size(), ">");
+    const auto encoded = session.tokenizer->Encode(name, Special::kNone);
+    if (!encoded.ok() || encoded->size() != 1 || session.tokenizer->Piece((*encoded)[0]) != name ||
+        (*encoded)[0] >= session.model->info().vocabulary) {
+      return ids;
+    }
+    ids.push_back((*encoded)[0]);
+  }
+}
+
 Score ScoreOf(const std::string& name) {
   return name == "mean" ? Score::kMean : name == "first" ? Score::kFirst : Score::kSum;
+}
+
+absl::Status CheckScore(const std::string& name, const DataFlags& flags) {
+  if (flags.target_format == "plain" || name == "sum") return absl::OkStatus();
+  return UsageError(absl::StrCat("--score ", name,
+                                 ": expected sum with --target-format sentinel, whose first token "
+                                 "is the same for all label words"));
 }
 
 EvaluationSet MakeEvaluationSet(const LoadedData& data, Score score, int64_t batch_size) {
@@ -266,8 +324,9 @@ EvaluationSet MakeEvaluationSet(const LoadedData& data, Score score, int64_t bat
 absl::StatusOr<std::vector<std::vector<int>>> LabelIds(const DataFlags& flags,
                                                        const Session& session) {
   PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(session));
-  PERMAFROST_ASSIGN_OR_RETURN(const TextOptions options,
-                              OptionsOf(flags, !session.model->info().encoder_decoder, nullptr));
+  PERMAFROST_ASSIGN_OR_RETURN(
+      const TextOptions options,
+      TextOptionsOf(flags, !session.model->info().encoder_decoder, nullptr));
   std::vector<std::vector<int>> ids;
   for (const std::string& word : options.label_words) {
     PERMAFROST_ASSIGN_OR_RETURN(ids.emplace_back(), tokenizer->Encode(word, Special::kNone));

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
 #include "nlohmann/json.hpp"
+#include "objectives.h"
 #include "peft/metrics.h"
 #include "predictions.h"
 
@@ -41,11 +42,11 @@ absl::StatusOr<double> ExactMatch(const AnswerFlags& flags, AnswerSession& s) {
   double equal = 0;
   for (size_t i = 0; i < s.data.lines.size(); ++i) {
     PERMAFROST_ASSIGN_OR_RETURN(const GeneratedText answer, GenerateAnswer(flags, s, i));
-    std::vector<int> target;
+    std::vector<int32_t> target;
     for (int32_t label : s.data.lines[i].labels) {
       if (label != kIgnoredLabel) target.push_back(label);
     }
-    equal += Trimmed(answer.text) == Trimmed(s.session.tokenizer->Decode(target, true));
+    equal += Trimmed(answer.text) == Trimmed(AnswerText(std::move(target), s));
   }
   return equal / static_cast<double>(s.data.lines.size());
 }
@@ -64,7 +65,7 @@ absl::Status GenerationMetrics(const AnswerFlags& flags, AnswerSession& s, Evalu
   return absl::OkStatus();
 }
 
-// The mean of the members' losses, and the metrics of their mean probabilities.
+// The mean of the members' losses, and the metrics of their common answers.
 Evaluation EvaluateEnsemble(const AnswerFlags& flags, AnswerSession& s) {
   Evaluation e;
   const double members = static_cast<double>(s.adapters.size());
@@ -77,8 +78,8 @@ Evaluation EvaluateEnsemble(const AnswerFlags& flags, AnswerSession& s) {
         members;
   }
   std::vector<int> predictions;
-  for (const std::vector<double>& p : LabelProbabilities(flags, s)) {
-    predictions.push_back(BestChoice(p));
+  for (const EnsembleAnswer& answer : LabelAnswers(flags, s)) {
+    predictions.push_back(answer.choice);
   }
   e.metrics = ComputeMetrics(s.data.metrics, predictions, s.data.labels,
                              static_cast<int>(s.data.label_words.size()));
@@ -86,12 +87,18 @@ Evaluation EvaluateEnsemble(const AnswerFlags& flags, AnswerSession& s) {
 }
 
 absl::Status RunEval(const EvalFlags& flags) {
-  if (flags.generate && flags.answers.ensemble) {
+  if (flags.generate && !flags.answers.ensemble.empty()) {
     return UsageError("expected one of --generate and --ensemble, found both");
+  }
+  PERMAFROST_RETURN_IF_ERROR(CheckObjectiveFlags(flags.answers.data));
+  const std::string& objective = flags.answers.data.objective.objective;
+  if (flags.generate && objective != "supervised") {
+    return UsageError(
+        absl::StrCat("--generate: expected --objective supervised, found ", objective));
   }
   PERMAFROST_ASSIGN_OR_RETURN(AnswerSession s, OpenAnswers(flags.answers, Labels::kRequired));
   Evaluation e;
-  if (flags.answers.ensemble) {
+  if (!flags.answers.ensemble.empty()) {
     e = EvaluateEnsemble(flags.answers, s);
   } else {
     EvaluationSet set =
@@ -122,6 +129,7 @@ void AddEval(Commands& commands) {
   CLI::App* app = commands.Add("eval", "Metric and loss of a base and adapter on a data file",
                                [flags] { return RunEval(*flags); });
   AddAnswerFlags(app, flags->answers);
+  AddObjectiveFlags(app, flags->answers.data.objective);
   app->add_flag("--generate", flags->generate,
                 "metrics of greedily generated text: of label words, or exact match");
   app->add_flag("--json", flags->json, "one JSON object");

@@ -195,6 +195,11 @@ class ActivationEstimate {
     }
   }
 
+  // DoRA keeps a target's output for its magnitude.
+  void AddOutput(const LinearPlace& place) {
+    Keep(place.site, InputRows(place.site) * place.outputs * bytes_);
+  }
+
   // With what is recomputed, one layer's part of it is there while its turn lasts.
   int64_t Kept(Recompute recompute) const {
     const int64_t layers = std::max<int64_t>(1, static_cast<int64_t>(layers_.size()));
@@ -253,8 +258,16 @@ absl::Status AddMethod(const AdapterConfig& config, const Model& model,
     for (const int i : places) estimate.AddTrained(model.linears()[static_cast<size_t>(i)], rank);
   };
   if (const auto* lora = std::get_if<LoraConfig>(&config)) {
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> places, MatchTargets(lora->targets, model));
-    add(places, lora->rank);
+    PERMAFROST_ASSIGN_OR_RETURN(const MatchedTargets places,
+                                MatchLinearsAndEmbeddings(lora->targets, model));
+    add(places.linears, lora->rank);
+    for (const int i : places.linears) {
+      if (lora->dora) estimate.AddOutput(model.linears()[static_cast<size_t>(i)]);
+    }
+  } else if (const auto* adalora = std::get_if<AdaLoraConfig>(&config)) {
+    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> places,
+                                MatchTargets(adalora->targets, model));
+    add(places, adalora->rank);
   } else if (const auto* ia3 = std::get_if<Ia3Config>(&config)) {
     PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> places, MatchTargets(ia3->targets, model));
     add(places, 0);

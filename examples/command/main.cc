@@ -71,7 +71,8 @@ absl::Status AppendEntry(const std::string& where, const CLI::Option& option,
   const std::string flag = "--" + option.get_lnames()[0];
   const bool is_switch = option.get_expected_max() == 0;
   if (value.is_null() || value == false) return absl::OkStatus();
-  if (is_switch && value == true) {
+  // A flag that may stand without a value, such as --recompute, may be `true` too.
+  if (option.get_expected_min() == 0 && value == true) {
     arguments.push_back(flag);
     return absl::OkStatus();
   }

@@ -18,17 +18,20 @@ absl::Status RunPredict(const AnswerFlags& flags) {
   PERMAFROST_ASSIGN_OR_RETURN(AnswerSession s, OpenAnswers(flags, Labels::kOptional));
   const std::vector<std::string>& words = s.data.label_words;
   if (!s.data.choices.empty()) {
-    const std::vector<std::vector<double>> probabilities = LabelProbabilities(flags, s);
-    for (size_t n = 0; n < probabilities.size(); ++n) {
-      const std::vector<double>& p = probabilities[n];
+    const std::vector<EnsembleAnswer> answers = LabelAnswers(flags, s);
+    for (size_t n = 0; n < answers.size(); ++n) {
+      const std::vector<double>& p = answers[n].mean;
       if (!std::isfinite(p[0])) {
         return absl::FailedPreconditionError(
             absl::StrCat(flags.data_path, ":", s.data.line_numbers[n],
                          ": the scores are not finite; expected a base and adapter without "
                          "overflow"));
       }
-      nlohmann::ordered_json line = {{"label", words[static_cast<size_t>(BestChoice(p))]}};
+      nlohmann::ordered_json line = {{"label", words[static_cast<size_t>(answers[n].choice)]}};
       for (size_t i = 0; i < p.size(); ++i) line["scores"][words[i]] = p[i];
+      if (flags.ensemble == "vote") {
+        for (size_t i = 0; i < p.size(); ++i) line["votes"][words[i]] = answers[n].votes[i];
+      }
       PrintLine(line);
     }
     return absl::OkStatus();

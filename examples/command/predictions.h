@@ -18,7 +18,7 @@ struct AnswerFlags {
   std::vector<std::string> adapters;
   std::string data_path, score = "sum";
   int64_t batch_size = 16, max_new_tokens = 32;
-  bool ensemble = false;
+  std::string ensemble;  // mean, vote; empty: no ensemble
 };
 void AddAnswerFlags(CLI::App* app, AnswerFlags& flags);
 
@@ -31,10 +31,13 @@ struct AnswerSession {
 // parts.
 absl::StatusOr<AnswerSession> OpenAnswers(const AnswerFlags& flags, Labels labels);
 
-// Probabilities [lines][label words]: softmax of the words' scores. With --ensemble each line runs
-// with every adapter in the same batch and the adapters' probabilities are averaged (Lester et al.
-// 2021, section 6).
-std::vector<std::vector<double>> LabelProbabilities(const AnswerFlags& flags, AnswerSession& s);
+// By line: the probabilities of the label words (softmax of their scores) and the choice. With
+// --ensemble each line runs with every adapter in the same batch and their answers are combined.
+std::vector<EnsembleAnswer> LabelAnswers(const AnswerFlags& flags, AnswerSession& s);
+
+// The text of generated or target ids, without special tokens and without what every target starts
+// with. Needs a tokenizer.
+std::string AnswerText(std::vector<int32_t> ids, const AnswerSession& s);
 
 struct GeneratedText {
   std::string text;  // empty without a tokenizer

@@ -10,7 +10,10 @@
 #include "engine/check.h"
 #include "io/bytes.h"
 #include "io/file.h"
+#include "mixture.h"
 #include "nlohmann/json.hpp"
+#include "objectives.h"
+#include "peft/objectives.h"
 #include "peft/trainer.h"
 #include "train_method.h"
 
@@ -30,6 +33,7 @@ struct TrainFlags {
   BaseFlags base;
   DataFlags data;
   MethodFlags method;
+  MixtureFlags mixture;
   std::string data_path, eval_path, out;
   int64_t steps = 0, epochs = 1, batch_size = 8, accumulate = 1, warmup = 0, seed = 0;
   int64_t checkpoint_every = 0, eval_every = 0, eval_batch_size = 16, log_every = 1, patience = 0;
@@ -45,6 +49,7 @@ double DefaultRate(const AdapterConfig& config, bool adafactor) {
   if (std::holds_alternative<PromptTuningConfig>(config)) return adafactor ? 0.3 : 0.03;
   if (std::holds_alternative<PTuningConfig>(config)) return 1e-3;
   if (std::holds_alternative<LoraConfig>(config)) return 1e-3;
+  if (std::holds_alternative<AdaLoraConfig>(config)) return 1e-3;
   if (std::holds_alternative<Ia3Config>(config)) return 3e-3;
   if (std::holds_alternative<PrefixTuningConfig>(config)) return 1e-2;
   if (std::holds_alternative<BottleneckConfig>(config)) return 1e-3;
@@ -63,6 +68,11 @@ void FillDefaults(TrainFlags& f, const AdapterConfig& config, const ModelInfo& i
   if (f.schedule.empty()) f.schedule = adafactor ? "constant" : "linear";
   if (f.lr < 0) f.lr = DefaultRate(config, adafactor);
   if (f.weight_decay < 0) f.weight_decay = adafactor ? (t5_prompt ? 1e-5 : 0) : 0.01;
+  if (f.data.objective.objective == "span-corruption") {
+    ObjectiveFlags& o = f.data.objective;
+    o.noise_density = o.noise_density.value_or(SpanCorruption().density);
+    o.mean_span = o.mean_span.value_or(SpanCorruption().mean_span);
+  }
   if (f.z_loss < 0) f.z_loss = t5_prompt && adafactor ? 1e-4 : 0;
 }
 
@@ -82,9 +92,50 @@ OptimizerConfig OptimizerOf(const TrainFlags& f, const AdapterConfig& config) {
   return o;
 }
 
-absl::StatusOr<std::string> FileHash(const std::string& path) {
-  PERMAFROST_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
-  return absl::StrFormat("%016x", Fingerprint(bytes.data(), bytes.size()));
+// Of one file, or of several one behind the other.
+absl::StatusOr<std::string> FileHash(const std::vector<std::string>& paths) {
+  std::string hashes;
+  for (const std::string& path : paths) {
+    PERMAFROST_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
+    absl::StrAppendFormat(&hashes, "%016x", Fingerprint(bytes.data(), bytes.size()));
+  }
+  if (paths.size() == 1) return hashes;
+  return absl::StrFormat("%016x", Fingerprint(hashes.data(), hashes.size()));
+}
+
+// The training data: one file as a mixture without parts.
+absl::StatusOr<Mixture> LoadTrainingData(const TrainFlags& f, const Session& session,
+                                         const AdapterSet& hooks) {
+  if (!f.mixture.file.empty()) return LoadMixture(f.mixture, f.data, session, hooks);
+  Mixture single;
+  PERMAFROST_ASSIGN_OR_RETURN(single.data,
+                              LoadData(f.data_path, f.data, Labels::kRequired, session, hooks));
+  single.files = {f.data_path};
+  return single;
+}
+
+absl::Status CheckLabelled(const std::string& path, absl::Span<const TokenLine> lines,
+                           const Session& session, const AdapterSet& hooks) {
+  for (const TokenLine& line : lines) {
+    // Without a prompt nothing predicts a decoder's first token.
+    const bool first = session.model->info().encoder_decoder || hooks.VirtualTokens(line.task) > 0;
+    for (size_t i = first ? 0 : 1; i < line.labels.size(); ++i) {
+      if (line.labels[i] != kIgnoredLabel) return absl::OkStatus();
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      path,
+      ": no labelled token: expected at least one label other than -100 that a token predicts"));
+}
+
+// "12000 lines", and an epoch's share of each part of a mixture.
+std::string DescribeData(const Mixture& m) {
+  std::string text = absl::StrCat(m.data.lines.size(), " lines");
+  for (size_t i = 0; i < m.parts.size(); ++i) {
+    absl::StrAppend(&text, i == 0 ? " (an epoch: " : ", ", m.parts[i].quota, " of ",
+                    m.parts[i].lines, " of ", m.files[i]);
+  }
+  return text + (m.parts.empty() ? "" : ")");
 }
 
 // Everything that decides the run's result: what a resumed run must share.
@@ -106,6 +157,13 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"rslora", m.rslora},
           {"targets", m.targets},
           {"modules", ModuleSettings(m.modules)},
+          {"exclude", m.exclude},
+          {"layers", m.layers},
+          {"init_lora", m.init_lora},
+          {"bias", m.bias},
+          {"lora_bias", m.lora_bias},
+          {"modules_to_save", m.modules_to_save},
+          {"lora_plus_ratio", m.lora_plus_ratio},
           {"steps", f.steps},
           {"epochs", f.epochs},
           {"batch_size", f.batch_size},
@@ -129,6 +187,12 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"target", f.data.target},
           {"label_words", f.data.label_words},
           {"label_column", f.data.label_column},
+          {"target_format", f.data.target_format},
+          {"objective", f.data.objective.objective},
+          {"noise_density", f.data.objective.noise_density.value_or(0)},
+          {"mean_span", f.data.objective.mean_span.value_or(0)},
+          {"mixture_cap", f.mixture.cap},
+          {"mixture_temperature", f.mixture.temperature},
           {"max_tokens", f.data.max_tokens},
           {"truncate", f.data.truncate}};
 }
@@ -158,8 +222,23 @@ void ShowProgress(const StepReport& r) {
   if (r.step == r.steps) std::fprintf(stderr, "\n");
 }
 
+// Usage errors that need no file.
+absl::Status CheckDataFlags(const TrainFlags& f) {
+  if (f.data_path.empty() == f.mixture.file.empty()) {
+    return UsageError(absl::StrCat("expected one of --data FILE and --mixture FILE, found ",
+                                   f.data_path.empty() ? "neither" : "both"));
+  }
+  if (f.mixture.file.empty() && (f.mixture.cap > 0 || f.mixture.temperature != 1)) {
+    return UsageError("--mixture-cap and --mixture-temperature: expected with --mixture FILE");
+  }
+  PERMAFROST_RETURN_IF_ERROR(CheckScore(f.score, f.data));
+  return CheckObjectiveFlags(f.data);
+}
+
 absl::Status RunTrain(TrainFlags f) {
   PERMAFROST_RETURN_IF_ERROR(CheckMethodFlags(f.method));
+  PERMAFROST_RETURN_IF_ERROR(CheckDataFlags(f));
+  f.data.seed = f.seed;
   PERMAFROST_ASSIGN_OR_RETURN(Session session, OpenSession(f.base));
   session.context->recompute = ParseRecompute(f.recompute);
   PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(f.method, f.data, f.seed, session));
@@ -167,28 +246,19 @@ absl::Status RunTrain(TrainFlags f) {
   AdapterSet hooks;
   hooks.Add("", adapter.method);
 
-  PERMAFROST_ASSIGN_OR_RETURN(const LoadedData data,
-                              LoadData(f.data_path, f.data, Labels::kRequired, session, hooks));
-  int64_t labelled = 0;
-  for (const TokenLine& line : data.lines) {
-    // Without a prompt nothing predicts a decoder's first token.
-    const bool first = session.model->info().encoder_decoder || hooks.VirtualTokens(line.task) > 0;
-    for (size_t i = first ? 0 : 1; i < line.labels.size(); ++i) {
-      labelled += line.labels[i] != kIgnoredLabel;
-    }
-  }
-  if (labelled == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        f.data_path,
-        ": no labelled token: expected at least one label other than -100 that a token predicts"));
-  }
+  PERMAFROST_ASSIGN_OR_RETURN(const Mixture mixture, LoadTrainingData(f, session, hooks));
+  const LoadedData& data = mixture.data;
+  const std::string source = f.mixture.file.empty() ? f.data_path : f.mixture.file;
+  PERMAFROST_RETURN_IF_ERROR(CheckLabelled(source, data.lines, session, hooks));
   EvaluationSet evaluation;
   if (!f.eval_path.empty()) {
     PERMAFROST_ASSIGN_OR_RETURN(const LoadedData eval,
                                 LoadData(f.eval_path, f.data, Labels::kRequired, session, hooks));
     evaluation = MakeEvaluationSet(eval, ScoreOf(f.score), f.eval_batch_size);
   }
-  PERMAFROST_ASSIGN_OR_RETURN(const std::string data_hash, FileHash(f.data_path));
+  std::vector<std::string> files = mixture.files;
+  if (!f.mixture.file.empty()) files.push_back(f.mixture.file);
+  PERMAFROST_ASSIGN_OR_RETURN(const std::string data_hash, FileHash(files));
   const nlohmann::json settings = Settings(f, *session.model, data_hash);
 
   TrainOptions options;
@@ -206,6 +276,8 @@ absl::Status RunTrain(TrainFlags f) {
   options.evaluate_every = f.eval_every;
   options.checkpoint_every = f.checkpoint_every;
   options.patience = f.patience;
+  options.mixture = mixture.parts;
+  options.make_line = data.make_line;
   options.resume = f.resume;
   options.settings = settings.dump();
 
@@ -214,10 +286,10 @@ absl::Status RunTrain(TrainFlags f) {
   std::signal(SIGINT, OnInterrupt);
   std::signal(SIGTERM, OnInterrupt);
   if (!f.quiet) {
-    Say(absl::StrFormat("training %d parameters of %s on %d lines; base %d parameters, frozen",
+    Say(absl::StrFormat("training %d parameters of %s on %s; base %d parameters, frozen",
                         hooks.method(0)->parameters().count(),
                         f.method.method.empty() ? f.method.init_adapter : f.method.method,
-                        data.lines.size(), session.model->parameter_count()));
+                        DescribeData(mixture), session.model->parameter_count()));
     Say(absl::StrCat("settings: ", settings.dump()));
     if (StderrIsTerminal()) events.on_step = ShowProgress;
     events.on_evaluation = [](int64_t step, const Evaluation& e) {
@@ -229,7 +301,8 @@ absl::Status RunTrain(TrainFlags f) {
                                     f.eval_path.empty() ? nullptr : &evaluation, options, events));
   nlohmann::json record = settings;
   record["base"] = f.base.base;
-  record["data"] = f.data_path;
+  record["data"] = source;
+  record["data_files"] = mixture.files;
   record["threads"] = session.context->pool.threads();
   record["version"] = "0.1.0";
   record["peft_format"] = "0.21.2";
@@ -257,7 +330,9 @@ void AddTrain(Commands& commands) {
   AddBaseFlags(app, f.base);
   AddDataFlags(app, f.data);
   AddMethodFlags(app, f.method);
-  app->add_option("--data", f.data_path, "training data (.tsv, .csv, .jsonl)")->required();
+  AddObjectiveFlags(app, f.data.objective);
+  app->add_option("--data", f.data_path, "training data (.tsv, .csv, .jsonl)");
+  AddMixtureFlags(app, f.mixture);
   app->add_option("--eval-data", f.eval_path, "data to evaluate on");
   app->add_option("--out", f.out, "folder for the adapter, logs and checkpoint")->required();
   CLI::Option* steps = app->add_option("--steps", f.steps, "optimizer steps (instead of --epochs)")

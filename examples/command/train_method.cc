@@ -1,7 +1,9 @@
 #include "train_method.h"
 
 #include <algorithm>
+#include <map>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -53,7 +55,7 @@ absl::StatusOr<Tensor> InitialPrompt(const MethodFlags& f, const DataFlags& data
 
 void AddMethodFlags(CLI::App* app, MethodFlags& f) {
   app->add_option("--method", f.method, "what to train")
-      ->check(CLI::IsMember({"prompt", "prefix", "ptuning", "lora", "ia3", "adapter",
+      ->check(CLI::IsMember({"prompt", "prefix", "ptuning", "lora", "dora", "ia3", "adapter",
                              "parallel-adapter", "bitfit", "norm", "head", "top-layers", "unipelt",
                              "full"}));
   app->add_option("--init-adapter", f.init_adapter, "go on from an adapter in PEFT format");
@@ -84,21 +86,55 @@ void AddMethodFlags(CLI::App* app, MethodFlags& f) {
       {"prompt"})
       ->check(Positive())
       ->capture_default_str();
-  own(app->add_option("--rank", f.rank, "lora: rank"), {"lora", "unipelt"})
+  own(app->add_option("--rank", f.rank, "lora, dora: rank"), {"lora", "dora", "unipelt"})
       ->check(Between(1, 65536))
       ->capture_default_str();
-  own(app->add_option("--alpha", f.alpha, "lora: alpha"), {"lora", "unipelt"})
+  own(app->add_option("--alpha", f.alpha, "lora, dora: alpha"), {"lora", "dora", "unipelt"})
       ->check(Positive())
       ->capture_default_str();
-  own(app->add_option("--dropout", f.dropout, "lora, prefix, adapters: dropout rate"),
-      {"lora", "prefix", "adapter", "parallel-adapter", "unipelt"})
+  own(app->add_option("--dropout", f.dropout, "lora, dora, prefix, adapters: dropout rate"),
+      {"lora", "dora", "prefix", "adapter", "parallel-adapter", "unipelt"})
       ->check(Between(0.0, 0.999))
       ->capture_default_str();
-  own(app->add_flag("--rslora", f.rslora, "lora: scale alpha / sqrt(rank)"), {"lora"});
+  own(app->add_flag("--rslora", f.rslora, "lora, dora: scale alpha / sqrt(rank)"),
+      {"lora", "dora"});
   own(app->add_option("--targets", f.targets,
-                      "lora, ia3, bitfit: module names, e.g. q_proj,v_proj or all-linear"),
-      {"lora", "ia3", "bitfit", "unipelt"});
+                      "lora, dora, ia3, bitfit: module names, e.g. q_proj,v_proj or all-linear"),
+      {"lora", "dora", "ia3", "bitfit", "unipelt"});
+  const std::vector<std::string> lora = {"lora", "dora"};
+  own(app->add_option("--exclude", f.exclude, "lora, dora, ia3: module names that are no targets"),
+      {"lora", "dora", "ia3"});
+  own(app->add_option("--layers", f.layers, "lora, dora: numbers of layers, e.g. 0,1,2"), lora);
+  own(app->add_option("--init-lora", f.init_lora,
+                      "lora: start of the factors; gaussian, or from the weights: pissa, olora"),
+      lora)
+      ->check(CLI::IsMember({"default", "gaussian", "pissa", "olora"}))
+      ->capture_default_str();
+  own(app->add_option("--bias", f.bias, "lora, dora: which of the base's biases are trained"), lora)
+      ->check(CLI::IsMember({"none", "all", "lora_only"}))
+      ->capture_default_str();
+  own(app->add_flag("--lora-bias", f.lora_bias, "lora: a bias of B's own"), {"lora"});
+  own(app->add_option("--modules-to-save", f.modules_to_save,
+                      "lora, dora: modules trained as whole copies, e.g. lm_head"),
+      lora);
+  own(app->add_option("--lora-plus-ratio", f.lora_plus_ratio,
+                      "lora, dora: learning rate of B over that of A (LoRA+)"),
+      lora)
+      ->check(Positive())
+      ->capture_default_str();
   AddModuleFlags(app, f.modules, own);
+}
+
+std::vector<std::string> List(const std::string& names) {
+  return names.empty() ? std::vector<std::string>() : absl::StrSplit(names, ',');
+}
+
+// "0,1,2". False: not whole numbers.
+bool ParseLayers(const std::string& text, std::vector<int>& layers) {
+  for (const std::string& number : List(text)) {
+    if (!absl::SimpleAtoi(number, &layers.emplace_back()) || layers.back() < 0) return false;
+  }
+  return true;
 }
 
 absl::Status CheckMethodFlags(const MethodFlags& f) {
@@ -115,6 +151,10 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
                                    f.method.empty()
                                        ? "--init-adapter, whose settings are the adapter's own"
                                        : "--method " + f.method));
+  }
+  if (std::vector<int> layers; !ParseLayers(f.layers, layers)) {
+    return UsageError(
+        absl::StrCat("--layers: expected layer numbers such as 0,1,2, found ", f.layers));
   }
   if (f.init == "text" && f.method == "prefix" && f.modules.projection) {
     return UsageError("--init text: expected a prefix without --prefix-projection");
@@ -136,25 +176,46 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<AdapterConfig> ConfigOf(const MethodFlags& f, const ModelInfo& info) {
-  const std::vector<std::string> targets =
-      f.targets.empty() ? std::vector<std::string>() : absl::StrSplit(f.targets, ',');
+namespace {
+
+LoraConfig LoraOf(const MethodFlags& f, const ModelInfo& info) {
+  static const std::map<std::string, LoraInit> kInits = {{"default", LoraInit::kDefault},
+                                                         {"gaussian", LoraInit::kGaussian},
+                                                         {"pissa", LoraInit::kPissa},
+                                                         {"olora", LoraInit::kOlora}};
+  static const std::map<std::string, LoraBias> kBiases = {
+      {"none", LoraBias::kNone}, {"all", LoraBias::kAll}, {"lora_only", LoraBias::kLoraOnly}};
   LoraConfig lora;
+  lora.dora = f.method == "dora";
   lora.rank = f.rank;
   lora.alpha = f.alpha;
   lora.dropout = f.dropout;
   lora.rslora = f.rslora;
-  lora.targets.modules = targets.empty() ? DefaultLoraTargets(info.model_type) : targets;
+  lora.init = kInits.at(f.init_lora);
+  lora.bias = kBiases.at(f.bias);
+  lora.lora_bias = f.lora_bias;
+  lora.modules_to_save = List(f.modules_to_save);
+  lora.targets.modules = f.targets.empty() ? DefaultLoraTargets(info.model_type) : List(f.targets);
+  lora.targets.exclude = List(f.exclude);
+  ParseLayers(f.layers, lora.targets.layers);
+  return lora;
+}
+
+}  // namespace
+
+absl::StatusOr<AdapterConfig> ConfigOf(const MethodFlags& f, const ModelInfo& info) {
   if (IsModuleMethod(f.method)) {
-    SharedSettings shared{f.method, f.virtual_tokens, f.init, f.dropout, lora, {}};
-    shared.targets.modules = targets;
+    SharedSettings shared{f.method, f.virtual_tokens, f.init, f.dropout, LoraOf(f, info), {}};
+    shared.targets.modules = List(f.targets);
     return ModuleConfig(f.modules, shared, info);
   }
   if (f.method == "ptuning") {
     return PTuningConfig{.virtual_tokens = f.virtual_tokens, .encoder_width = f.encoder_width};
   }
-  if (f.method == "ia3") return DefaultIa3Config(info.model_type, targets);
-  return lora;
+  if (f.method != "ia3") return LoraOf(f, info);
+  Ia3Config ia3 = DefaultIa3Config(info.model_type, List(f.targets));
+  ia3.targets.exclude = List(f.exclude);
+  return ia3;
 }
 
 absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64_t seed,
@@ -178,6 +239,7 @@ absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64
   }
   PERMAFROST_ASSIGN_OR_RETURN(const AdapterConfig config, ConfigOf(f, model.info()));
   PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, CreateAdapter(config, 0, c, model, random));
+  if (f.lora_plus_ratio != 1) SetLoraPlusRatio(*adapter.method, f.lora_plus_ratio);
   if (f.method == "prefix" && f.init == "text") {
     PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(s));
     PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> ids,
@@ -186,6 +248,7 @@ absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64
     PERMAFROST_RETURN_IF_ERROR(
         InitialisePrefixFromText(c, model, tokens, static_cast<PrefixTuning&>(*adapter.method)));
   }
+  return adapter;
   return adapter;
 }
 

@@ -20,8 +20,9 @@ struct MethodFlags {
   // LoRA, IA3
   int64_t rank = 8;
   double alpha = 16, dropout = 0;
-  bool rslora = false;
-  std::string targets;
+  bool rslora = false, lora_bias = false;
+  std::string targets, exclude, layers, init_lora = "default", bias = "none", modules_to_save;
+  double lora_plus_ratio = 1;
   ModuleFlags modules;
 
   // The flags that some methods have and others do not.
@@ -36,7 +37,8 @@ void AddMethodFlags(CLI::App* app, MethodFlags& flags);
 // Errors: neither or both of --method and --init-adapter; a flag of another method.
 absl::Status CheckMethodFlags(const MethodFlags& flags);
 
-// The config of any method but prompt, whose table comes from --init. Errors: as ModuleConfig.
+// The config of any method but prompt, whose table comes from --init. CheckMethodFlags has passed.
+// Errors: as ModuleConfig.
 absl::StatusOr<AdapterConfig> ConfigOf(const MethodFlags& flags, const ModelInfo& info);
 
 // A fresh adapter, or the one of --init-adapter. Fills in the settings that were left open.

@@ -133,11 +133,14 @@ TEST_F(BadAdapter, ConfigsThatAreNotImplemented) {
   ExpectConfig("r", 0, {"found 0"});
   ExpectConfig("r", "four", {"r"});
   ExpectConfig("lora_dropout", 1.5, {"lora_dropout", "1.5"});
-  ExpectConfig("use_dora", true, {"use_dora", "not implemented"});
-  ExpectConfig("bias", "all", {"bias", "all"});
+  ExpectConfig("use_qalora", true, {"use_qalora", "not implemented"});
+  ExpectConfig("use_dora", true, {"missing", "q_proj.lora_magnitude_vector"});
+  ExpectConfig("lora_bias", true, {"missing", "q_proj.lora_B.bias"});
+  ExpectConfig("bias", "some", {"bias", "some", "lora_only"});
   ExpectConfig("init_lora_weights", "pissa", {"init_lora_weights", "pissa"});
   ExpectConfig("a_field_of_tomorrow", 1, {"a_field_of_tomorrow", "not implemented"});
-  ExpectConfig("modules_to_save", {"lm_head"}, {"modules_to_save", "lm_head"});
+  ExpectConfig("modules_to_save", {"lm_head"}, {"missing", "base_model.model.lm_head.weight"});
+  ExpectConfig("modules_to_save", {"classifier"}, {"modules_to_save", "classifier", "lm_head"});
   ExpectConfig("target_modules", "(", {"(", "regular expression"});
   ExpectConfig("target_modules", nlohmann::json::array(), {"targets", "found none"});
   Fresh("prompt");

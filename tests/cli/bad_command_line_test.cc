@@ -50,6 +50,11 @@ TEST_F(CommandLine, ValuesThatAFlagDoesNotTake) {
   ExpectBad(train + "--optimizer magic", {"magic"}, 2);
   ExpectBad(train + "--steps 3 --epochs 2", {"--epochs", "--steps"}, 2);
   ExpectBad(train + "--rank 4", {"--rank", "--method lora", "--method prompt"}, 2);
+  ExpectBad("train --base x --data y --out z --method lora --layers 0,x", {"--layers", "0,x"}, 2);
+  ExpectBad("train --base x --data y --out z --method dora --lora-bias", {"--lora-bias", "lora"},
+            2);
+  ExpectBad("train --base x --data y --out z --method lora --init-lora svd", {"--init-lora", "svd"},
+            2);
   ExpectBad("train --base x --data y --out z --init-adapter a --targets q", {"--targets", "lora"},
             2);
   ExpectBad(train + "--schedule magic", {"magic"}, 2);

@@ -142,6 +142,21 @@ TEST_F(ConvertTest, MergedLoraGivesWhatTheAdapterGives) {
   }
 }
 
+TEST_F(ConvertTest, MergedFormsOfLoraGiveWhatTheAdapterGives) {
+  for (const char* name : {"dora/gpt2-1", "dora/llama-1", "dora/t5-v1_1-2", "dora-patterns/gpt2-1",
+                           "adalora-pruned/llama-1", "bias-all/gpt2-1", "lora_bias/gpt2-1",
+                           "embedding/llama-1", "modules_to_save/llama-1"}) {
+    SCOPED_TRACE(name);
+    const std::string kind = name, world = kind.substr(kind.find('/') + 1);
+    const std::string base = ModelFolder(world),
+                      adapter = std::string(PERMAFROST_GOLDEN) + "/adapters/" + kind;
+    std::filesystem::remove_all(Path("merged"));
+    Expect("convert --base " + Quoted(base) + " --adapter " + Quoted(adapter) + " --out " +
+           Path("merged"));
+    ExpectMerged(base, adapter, Path("merged"), base + "/data.jsonl");
+  }
+}
+
 // A fully trained model as a base of its own, in the tensors' stored orientation; a tied head
 // stays tied.
 TEST_F(ConvertTest, MergedFullModelGivesWhatTheAdapterGives) {

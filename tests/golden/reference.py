@@ -192,7 +192,7 @@ def ia3_config(model, **settings):
 
 def attach(model, config, seed, scale=None):
     """A PEFT model on a copy of `model` whose adapter tensors are all random: prompts N(0, 0.3), A kaiming-like, B non-zero,
-    IA3's vectors N(1, 0.3)."""
+    IA3's vectors N(1, 0.3), DoRA's magnitudes N(1, 0.2) times their start, copies of base tensors moved by N(0, 0.1)."""
     wrapped = get_peft_model(copy.deepcopy(model), config).eval()
     config.base_model_name_or_path = "base"  # get_peft_model writes the folder it was loaded from
     generator = torch.Generator().manual_seed(seed)
@@ -205,9 +205,24 @@ def attach(model, config, seed, scale=None):
                 p.copy_(noise / math.sqrt(p.shape[1]))
             elif "ia3_l" in name:
                 p.copy_(1 + (scale or 0.3) * noise)
+            elif "lora_magnitude_vector" in name:
+                p.mul_(1 + 0.2 * noise)  # it starts at the norms of W
+            elif "lora_" not in name:
+                p.add_((scale or 0.1) * noise)  # a trained copy of a base tensor
             else:
                 p.copy_((scale or 0.15) * noise)
     return wrapped
+
+
+def prune_adalora(wrapped):
+    """As AdaLoRA's end of training leaves an adapter: some of each module's ranks kept, none of one module's."""
+    pattern = {}
+    for index, (name, p) in enumerate(n for n in wrapped.named_parameters() if "lora_E" in n[0]):
+        keep = [(index + i) % 3 != 0 for i in range(p.shape[0])] if index != 1 else [False] * p.shape[0]
+        with torch.no_grad():
+            p.mul_(torch.tensor(keep).float()[:, None])
+        pattern[name.replace("base_model.model.", "").replace(".default", "")] = keep
+    wrapped.peft_config["default"].rank_pattern = pattern
 
 
 def adapter_parameters(wrapped):
@@ -216,8 +231,12 @@ def adapter_parameters(wrapped):
     for name, p in wrapped.named_parameters():
         if not p.requires_grad:
             continue
-        found["prompt_embeddings" if name.startswith("prompt_encoder.") else name.replace(".default", "")] = p
-    stored = get_peft_model_state_dict(wrapped)
+        stored_name = name.replace(".default", "").replace(".modules_to_save", "")
+        if stored_name.endswith(".lora_magnitude_vector.weight"):
+            stored_name = stored_name[:-len(".weight")]
+        found["prompt_embeddings" if name.startswith("prompt_encoder.") else stored_name] = p
+    # An adapted or replaced embed_tokens makes PEFT store the frozen embedding beside its adapter.
+    stored = [n for n in get_peft_model_state_dict(wrapped) if not n.endswith("embed_tokens.base_layer.weight")]
     if set(stored) != set(found):
         raise RuntimeError(f"names of the file {sorted(stored)} differ from those of the parameters {sorted(found)}")
     return found
@@ -237,8 +256,8 @@ def save_adapter(wrapped, folder):
         json.dump(config, f, indent=2, sort_keys=True)
 
 
-def load_adapter(model, folder):
-    return peft.PeftModel.from_pretrained(copy.deepcopy(model), folder).eval()
+def load_adapter(model, folder, trainable=False):
+    return peft.PeftModel.from_pretrained(copy.deepcopy(model), folder, is_trainable=trainable).eval()
 
 
 def virtual_tokens(model):

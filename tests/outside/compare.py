@@ -26,8 +26,8 @@ import texts  # noqa: E402
 from worlds import ADAMW, GRADIENT, LOGITS, LOSS, World, cosine  # noqa: E402
 
 STEPS = 10
-CHECKS = ("forward", "train", "schedules", "full", "roundtrip", "storage", "mixed", "variants", "bf16", "generate", "tokenize")
-LR = {"prompt": 1e-2, "lora": 1e-3, "ia3": 3e-3}
+CHECKS = ("forward", "train", "schedules", "full", "starts", "roundtrip", "storage", "mixed", "variants", "bf16", "generate", "tokenize")
+LR = {"prompt": 1e-2, "lora": 1e-3, "dora": 1e-3, "ia3": 3e-3}
 
 
 class Report:
@@ -117,7 +117,7 @@ def compare_gradients(report, row, where, got, want):
         report.add(f"{row}: gradients", f"{where} {tensor}", ref.relative_norm(got[tensor], g), GRADIENT)
 
 
-def check_forward(command, world, report, names=("none", "prompt", "lora", "ia3"), row="forward"):
+def check_forward(command, world, report, names=("none", "prompt", "lora", "dora", "ia3"), row="forward"):
     for name in names:
         where = f"{world.shape} {name}"
         out, grads = forward(command, world, name)
@@ -181,13 +181,13 @@ def check_training(command, world, report, name, row, label, batch_size=4, accum
 
 
 def check_train(command, world, report):
-    for name in ("prompt", "lora", "ia3"):
+    for name in ("prompt", "lora", "dora", "ia3"):
         out = check_training(command, world, report, name, "train", "plain")
         with open(os.path.join(out, "adapter_config.json"), encoding="utf-8") as f:
             got = json.load(f)
         with open(os.path.join(world.adapters[name], "adapter_config.json"), encoding="utf-8") as f:
             want = json.load(f)
-        for field in ("peft_type", "task_type", "num_virtual_tokens", "r", "lora_alpha", "use_rslora", "fan_in_fan_out"):
+        for field in ("peft_type", "task_type", "num_virtual_tokens", "r", "lora_alpha", "use_rslora", "use_dora", "fan_in_fan_out"):
             if want.get(field) != got.get(field):
                 raise RuntimeError(f"adapter_config.json: {field} is {got.get(field)}, --init-adapter had {want.get(field)}")
 
@@ -219,12 +219,39 @@ def check_full(command, world, report, steps=5, lr=1e-3):
         report.add("full: change of logits", f"{where} line {i}", ref.relative_norm(got[f"logits.{i}"], logits, logits - before[i]), 2e-2)
 
 
+def check_starts(command, world, report, steps=8, lr=1e-3):
+    """PiSSA and OLoRA: PEFT takes the start out of the base's weights, permafrost subtracts it beside them."""
+    targets = world.targets[:3]
+    # PEFT's OLoRA takes a Conv1D's weight for [outputs, inputs] and fails on GPT-2.
+    for init in ("pissa", "olora") if world.shape != "gpt2" else ("pissa",):
+        where, out = f"{world.shape} {init}", world.path(f"start-{init}")
+        rank = 3
+        config = ref.lora_config(world.base, r=rank, lora_alpha=4, target_modules=targets, init_lora_weights=init)
+        model = ref.peft.get_peft_model(ref.copy.deepcopy(world.base), config).eval()
+        before = ref.forward_file(world.base, world.lines)[0]
+        records = ref.train(model, ref.adapter_parameters(model), world.lines, steps, 4, lr)
+        want = ref.forward_file(model, world.lines)[0]
+        command.run(*train_args(world, out, steps, 4, lr, method="lora", rank=rank, alpha=4, targets=",".join(targets), **{"init-lora": init}))
+        compare_metrics(report, "starts", where, out, records)
+        got = ref.forward_file(ref.load_adapter(world.base, out), world.lines)[0]
+        for i, logits in enumerate(want):
+            report.add("starts: change of logits", f"{where} line {i}", ref.relative_norm(got[i], logits, logits - before[i]), 2e-2)
+
+
 def check_roundtrip(command, world, report):
     """Adapters that permafrost starts and writes itself, loaded by PEFT."""
     targets = ",".join(world.targets[:3])
     for label, settings in (("prompt", {"method": "prompt", "virtual-tokens": 4, "init": "random"}),
                             ("prompt-vocab", {"method": "prompt", "virtual-tokens": 6, "init": "vocab"}),
                             ("lora", {"method": "lora", "rank": 3, "alpha": 5, "targets": targets}),
+                            ("dora", {"method": "dora", "rank": 3, "alpha": 5, "targets": targets}),
+                            ("lora-plus", {"method": "lora", "rank": 2, "targets": targets, "lora-plus-ratio": 0.5, "init-lora": "gaussian"}),
+                            ("pissa", {"method": "lora", "rank": 3, "targets": targets, "init-lora": "pissa"}),
+                            ("olora", {"method": "lora", "rank": 3, "targets": targets, "init-lora": "olora"}),
+                            ("bias", {"method": "lora", "rank": 2, "targets": targets, "bias": "all"}),
+                            ("embedding", {"method": "lora", "rank": 2, "targets": f"{targets},{world.embedding}"}),
+                            ("modules", {"method": "lora", "rank": 2, "targets": targets, "modules-to-save": f"lm_head,{world.norm}"}),
+                            ("layers", {"method": "lora", "rank": 2, "targets": targets, "layers": 0, "exclude": world.targets[1]}),
                             ("ia3", {"method": "ia3", "targets": targets}),
                             ("ptuning", {"method": "ptuning", "virtual-tokens": 4, "encoder-width": 6}),
                             ("continued", {"init-adapter": world.adapters["lora"]})):
@@ -235,9 +262,11 @@ def check_roundtrip(command, world, report):
         loaded = ref.load_adapter(world.base, out)
         compare_forward(report, "roundtrip", where, got, ref.forward_file(loaded, world.lines))
         stored = load_file(os.path.join(out, "adapter_model.safetensors"))
-        compare_names(stored, ref.get_peft_model_state_dict(loaded), "adapter file against PEFT's names")
+        # PEFT stores a frozen embed_tokens beside an adapter on it; permafrost need not.
+        read = {n: t for n, t in ref.get_peft_model_state_dict(loaded).items() if not n.endswith("embed_tokens.base_layer.weight")}
+        compare_names(stored, read, "adapter file against PEFT's names")
         compare_names(grads, stored, "gradients against the adapter file")
-        unlike = [n for n, t in ref.get_peft_model_state_dict(loaded).items() if not torch.equal(t, stored[n])]
+        unlike = [n for n, t in read.items() if not torch.equal(t, stored[n])]
         report.add("roundtrip: tensors that PEFT read", where, len(unlike), 0)
 
 
@@ -306,7 +335,20 @@ def check_variants(command, world, report):
     world.add("excluded", world.lora(target_modules=world.targets, exclude_modules=[leaf]))
     world.add("excluded-regex", world.lora(target_modules=world.targets, exclude_modules=rf".*{layer}.*{leaf}"))
     world.add("dropout", world.lora(target_modules=world.targets, lora_dropout=0.3))
-    for name in ("rslora", "patterns", "patterns-rslora", "regex", "dotted", "all-linear", "layers", "excluded", "excluded-regex",
+    world.add("dora-patterns", world.lora(r=4, target_modules=world.targets, use_dora=True, use_rslora=True, rank_pattern={leaf: 2},
+                                          alpha_pattern={other: 3}))
+    world.add("bias-all", world.lora(target_modules=[leaf], bias="all"))
+    world.add("bias-lora_only", world.lora(target_modules=[leaf, other], bias="lora_only"))
+    world.add("lora_bias", world.lora(target_modules=[leaf, other], lora_bias=True))
+    world.add("embedding", world.lora(target_modules=[leaf, world.embedding]))
+    world.add("modules_to_save", world.lora(target_modules=[leaf], modules_to_save=["lm_head", world.norm]))
+    world.add("adalora", world.adalora())
+    world.add_pruned("adalora-pruned")
+    more = ("dora-patterns", "bias-all", "bias-lora_only", "lora_bias", "embedding", "modules_to_save", "adalora", "adalora-pruned")
+    if not world.t5:
+        world.add("embedding-saved", world.lora(target_modules=[leaf], modules_to_save=[world.embedding]))
+        more += ("embedding-saved",)
+    for name in more + ("rslora", "patterns", "patterns-rslora", "regex", "dotted", "all-linear", "layers", "excluded", "excluded-regex",
                  "dropout"):
         try:
             check_forward(command, world, report, (name,), "lora variants")
@@ -315,7 +357,7 @@ def check_variants(command, world, report):
 
 
 def check_bf16(command, world, report):
-    for name in ("none", "prompt", "lora", "ia3"):
+    for name in ("none", "prompt", "lora", "dora", "ia3"):
         out, grads = forward(command, world, name, precision="bf16")
         _, losses, total, tokens = ref.forward_file(world.models[name], world.lines)
         model = world.models[name]
@@ -344,7 +386,9 @@ def stable_output(model, ids, beams, rng):
 
 def check_generate(command, world, report, wanted=2):
     tokenizer, eos = texts.Reference(world.base_folder), world.base.config.eos_token_id
-    for name in ("none", "prompt", "lora", "ia3"):
+    for name in ("none", "prompt", "lora", "dora", "ia3", "embedding", "modules_to_save"):
+        if name not in world.models:  # of check_variants
+            continue
         for label, beams in (("greedy", 1), ("beam", 4), ("beam", 3)):
             found = 0
             for _ in range(12):

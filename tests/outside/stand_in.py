@@ -68,7 +68,12 @@ def train(args):
         wrapped = ref.attach(base, config, args.seed)
         parameters = ref.adapter_parameters(wrapped)
     else:
-        config = LoraConfig(task_type=ref.task_type(base), r=args.rank, lora_alpha=args.alpha, target_modules=args.targets.split(","))
+        split = lambda names: names.split(",") if names else None  # noqa: E731
+        start = args.init_lora if args.init_lora in ("gaussian", "pissa", "olora") else True
+        config = LoraConfig(task_type=ref.task_type(base), r=args.rank, lora_alpha=args.alpha, target_modules=split(args.targets),
+                            use_dora=args.method == "dora", init_lora_weights=start, bias=args.bias or "none",
+                            modules_to_save=split(args.modules_to_save), exclude_modules=split(args.exclude),
+                            layers_to_transform=[int(x) for x in args.layers.split(",")] if args.layers else None)
         wrapped = ref.attach(base, config, args.seed)
         parameters = ref.adapter_parameters(wrapped)
     wrapped.double()
@@ -109,7 +114,8 @@ def main(argv):
     """Runs a command line; returns what the command would print to stdout."""
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["forward", "train", "generate", "tokenize"])
-    for flag in ("base", "data", "out", "gradients", "method", "init-adapter", "targets", "prompt", "optimizer", "order", "init"):
+    for flag in ("base", "data", "out", "gradients", "method", "init-adapter", "targets", "prompt", "optimizer", "order", "init",
+                 "init-lora", "bias", "modules-to-save", "exclude", "layers", "lora-plus-ratio", "encoder-width"):
         parser.add_argument("--" + flag)
     for flag, kind, default in (("steps", int, 1), ("batch-size", int, 1), ("accumulate", int, 1), ("warmup", int, 0), ("seed", int, 0),
                                 ("threads", int, 1), ("virtual-tokens", int, 1), ("rank", int, 8), ("alpha", float, 8), ("beams", int, 1),

@@ -3,6 +3,7 @@ import os
 import random
 
 import torch
+from peft import AdaLoraConfig
 
 import reference as ref
 import texts
@@ -53,6 +54,8 @@ class World:
         vocab = texts.make_tokenizer(shape, self.base_folder, self.rng)
         self.vocab = vocab + self.rng.choice([1, 3, 5])
         self.targets = ref.BROAD_TARGETS[shape]
+        self.embedding = "wte" if shape == "gpt2" else "embed_tokens"
+        self.norm = "final_layer_norm" if self.t5 else "ln_f" if shape == "gpt2" else "norm"
         self.data = self.path("data.jsonl")
         for _ in range(20):
             self.draw()
@@ -71,6 +74,7 @@ class World:
         self.models, self.adapters = {"none": self.base}, {"none": None}
         self.add("prompt", ref.prompt_config(self.base, self.rng.randint(1, 9)))
         self.add("lora", self.lora(target_modules=self.targets))
+        self.add("dora", self.lora(target_modules=self.targets, use_dora=True))
         self.add("ia3", ref.ia3_config(self.base, target_modules=self.targets, feedforward_modules=ref.BROAD_FEEDFORWARD[self.shape]))
 
     def make(self, folder, dtype=torch.float32, shard=None):
@@ -78,7 +82,7 @@ class World:
 
     def well_conditioned(self):
         """Torch's own f32 and f64 runs agree far within the bounds, and weights rounded to bf16 leave the gradient its direction."""
-        for name in ("prompt", "lora", "ia3"):
+        for name in ("prompt", "lora", "dora", "ia3"):
             model, parameters = self.fresh_copy(name)
             precise, rounded = ref.copy.deepcopy(model).double(), ref.copy.deepcopy(model)
             with torch.no_grad():
@@ -97,6 +101,19 @@ class World:
 
     def lora(self, **settings):
         return ref.lora_config(self.base, **{"r": self.rng.randint(3, 6), "lora_alpha": self.rng.randint(2, 7), **settings})
+
+    def adalora(self, **settings):
+        # PEFT adds its penalty on A and B to the loss in training; it is not part of what the adapter computes.
+        return AdaLoraConfig(task_type=ref.task_type(self.base), base_model_name_or_path="base", total_step=100, orth_reg_weight=1e-12,
+                             **{"init_r": 4, "target_r": 2, "lora_alpha": 6, "target_modules": self.targets, **settings})
+
+    def add_pruned(self, name):
+        """An AdaLoRA as the end of its training leaves it, read back from its file."""
+        model = ref.attach(self.base, self.adalora(), self.rng.randrange(1 << 30))
+        ref.prune_adalora(model)
+        self.adapters[name] = self.path("adapters", name)
+        ref.save_adapter(model, self.adapters[name])
+        self.models[name] = ref.load_adapter(self.base, self.adapters[name], trainable=True)
 
     def add(self, name, config):
         self.models[name] = ref.attach(self.base, config, self.rng.randrange(1 << 30))

@@ -37,7 +37,8 @@ class AdapterConfigTest : public ::testing::Test {
     EXPECT_TRUE(config.ok()) << config.status();
     if (!config.ok()) return ranks;
     Random random(1);
-    const auto lora = permafrost::Lora::Create(0, std::get<LoraConfig>(*config), *model_, random);
+    const auto lora =
+        permafrost::Lora::Create(0, std::get<LoraConfig>(*config), c_, *model_, random);
     EXPECT_TRUE(lora.ok()) << lora.status();
     if (!lora.ok()) return ranks;
     constexpr absl::string_view kPrefix = "base_model.model.", kSuffix = ".lora_A.weight";
@@ -104,7 +105,8 @@ TEST_F(AdapterConfigTest, RefusesSizesOutOfRange) {
     const auto config =
         Parse(R"({"peft_type": "LORA", "target_modules": ["q_proj"], )" + field + "}");
     ASSERT_TRUE(config.ok()) << config.status();
-    const auto lora = permafrost::Lora::Create(0, std::get<LoraConfig>(*config), *model_, random);
+    const auto lora =
+        permafrost::Lora::Create(0, std::get<LoraConfig>(*config), c_, *model_, random);
     ASSERT_FALSE(lora.ok());
     EXPECT_THAT(std::string(lora.status().message()), HasSubstr("rank"));
   }
@@ -120,7 +122,7 @@ TEST_F(AdapterConfigTest, DropoutActsInTrainingOnly) {
   const auto config = Lora(R"("target_modules": "all-linear", "lora_dropout": 0.5)");
   ASSERT_TRUE(config.ok()) << config.status();
   Random random(1);
-  const auto lora = permafrost::Lora::Create(0, std::get<LoraConfig>(*config), *model_, random);
+  const auto lora = permafrost::Lora::Create(0, std::get<LoraConfig>(*config), c_, *model_, random);
   ASSERT_TRUE(lora.ok()) << lora.status();
   for (Parameter& p : (*lora)->parameters()) {
     for (int64_t i = 0; i < p.count(); ++i) {

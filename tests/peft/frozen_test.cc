@@ -124,6 +124,10 @@ INSTANTIATE_TEST_SUITE_P(All, Frozen,
                                                           "qwen2-1", "gpt2-1"),
                                           testing::ValuesIn(MethodNames())));
 
+INSTANTIATE_TEST_SUITE_P(LoraForms, Frozen,
+                         testing::Combine(testing::Values("t5-v1_0-1", "llama-1", "gpt2-1"),
+                                          testing::ValuesIn(LoraFormNames())));
+
 // A causal prompt costs P rows, not B * P; a mixed batch gives each line what it has alone.
 TEST(SharedRows, CausalPromptOnceAndMixedAdapters) {
   GoldenWorld w = MakeWorld("llama-1", "prompt", 1);

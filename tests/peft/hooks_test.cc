@@ -6,6 +6,7 @@
 
 #include "tests/util/golden_forward.h"
 #include "tests/util/golden_world.h"
+#include "tests/util/merged_hooks.h"
 
 namespace permafrost {
 namespace {
@@ -54,7 +55,7 @@ TEST_P(HooksTest, DoingNothingIsTheBase) {
     AdapterSet empty;
     ExpectSame(RunForward(c, *w.model, empty, w.lines, Outputs::kAll), base, "empty set");
     // A LoRA's B is zero, an IA3's vectors are one.
-    for (const std::string method : {"lora", "ia3"}) {
+    for (const std::string method : {"lora", "dora", "ia3"}) {
       const Adapter fresh =
           FreshAdapter(ConfigNamed(method, w.model->info().model_type), 0, c, *w.model);
       ExpectSame(RunForward(c, *w.model, *fresh.method, w.lines, Outputs::kAll), base, method);
@@ -65,7 +66,7 @@ TEST_P(HooksTest, DoingNothingIsTheBase) {
 // Lines of no task in a batch with every method that can share one on the others: their losses have
 // the bits they have alone on the bare base.
 TEST_P(HooksTest, LinesWithoutAdapterAreTheBase) {
-  const std::vector<std::string> methods = {"prompt", "lora", "ia3"};
+  const std::vector<std::string> methods = {"prompt", "lora", "ia3", "dora"};
   for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
     GoldenWorld w = OpenGoldenWorld(GetParam(), precision);
     Context& c = *w.context;
@@ -78,7 +79,7 @@ TEST_P(HooksTest, LinesWithoutAdapterAreTheBase) {
     }
     std::vector<TokenLine> mixed, bare;
     for (size_t i = 0; i < w.lines.size(); ++i) {
-      for (const int task : {kNoTask, 0, 1, 2}) {  // every line under each adapter
+      for (const int task : {kNoTask, 0, 1, 2, 3}) {  // every line under each adapter
         mixed.push_back(w.lines[i]);
         mixed.back().task = task;
       }
@@ -89,10 +90,10 @@ TEST_P(HooksTest, LinesWithoutAdapterAreTheBase) {
     const Forward expected = RunForward(c, *w.model, none, bare, Outputs::kAll);
     const Forward together = RunForward(c, *w.model, set, mixed, Outputs::kAll);
     for (size_t i = 0; i < bare.size(); ++i) {
-      EXPECT_EQ(together.losses[4 * i], expected.losses[i]) << "line " << i;
+      EXPECT_EQ(together.losses[5 * i], expected.losses[i]) << "line " << i;
       if (expected.losses[i] == 0) continue;  // nothing labelled
       for (size_t task = 0; task < methods.size(); ++task) {
-        EXPECT_NE(together.losses[4 * i + 1 + task], expected.losses[i])
+        EXPECT_NE(together.losses[5 * i + 1 + task], expected.losses[i])
             << "line " << i << ", " << methods[task];
       }
     }
@@ -126,27 +127,6 @@ TEST_P(HooksTest, FilesKeepEveryBit) {
     std::filesystem::remove_all(folder);
   }
 }
-
-// Replaces every base tensor by the merged one.
-class Merged : public Hooks {
- public:
-  Merged(Context& c, const Model& model, const Method& method) {
-    std::vector<Tensor> values;
-    for (const BaseTensor& t : model.tensors()) {
-      values.push_back(t.weight != nullptr ? t.weight->ToF32(c) : t.vector.Clone());
-    }
-    EXPECT_TRUE(method.mergeable());
-    method.MergeInto(model, values);
-    for (Tensor& value : values) vars_.emplace_back(std::move(value));
-  }
-  const Tensor& value(TensorId tensor) const { return vars_[static_cast<size_t>(tensor)].value(); }
-  const Var* Replacement(TensorId tensor, int) const override {
-    return &vars_[static_cast<size_t>(tensor)];
-  }
-
- private:
-  std::vector<Var> vars_;
-};
 
 // One linear, element by element. Both forms add the same products, W x + s B (A x) or
 // (W + s B A) x, in different orders: an output of `in` inputs and rank r differs by at most
@@ -207,7 +187,7 @@ TEST_P(HooksTest, AMergedModelIsTheAdaptedOne) {
   Context& c = *w.context;
   Hooks none;
   const Forward base = RunForward(c, *w.model, none, w.lines, Outputs::kAll);
-  for (const std::string method : {"lora", "ia3"}) {
+  for (const std::string method : {"lora", "dora", "ia3"}) {
     const Adapter adapter =
         FreshAdapter(ConfigNamed(method, w.model->info().model_type), 0, c, *w.model);
     MoveParameters(*adapter.method, 0.02);

@@ -5,6 +5,7 @@
 
 #include "tests/util/golden_forward.h"
 #include "tests/util/golden_world.h"
+#include "tests/util/merged_hooks.h"
 
 namespace permafrost {
 namespace {
@@ -72,32 +73,14 @@ TEST_P(MethodsTest, ABatchOfAllMethodsGivesEachLineWhatItGetsAlone) {
   }
 }
 
-// Hooks that put the merged tensors in the base's place.
-class Merged : public Hooks {
- public:
-  Merged(Context& c, const Model& model, const Method& method) {
-    std::vector<Tensor> values;
-    for (const BaseTensor& t : model.tensors()) {
-      values.push_back(t.weight != nullptr ? t.weight->ToF32(c) : t.vector.Clone());
-    }
-    method.MergeInto(model, values);
-    for (Tensor& value : values) vars_.emplace_back(std::move(value));
-  }
-  const Var* Replacement(TensorId tensor, int) const override {
-    return &vars_[static_cast<size_t>(tensor)];
-  }
-
- private:
-  std::vector<Var> vars_;
-};
-
 // Each form is within kLogitBound of the exact function.
 TEST_P(MethodsTest, MergedIsUnmerged) {
   for (const std::string& method : MethodNames()) {
     const Adapter adapter = Fresh(method);
     MoveParameters(*adapter.method, 0.05);
-    const bool into_linears = method == "lora" || method == "ia3" || method == "norm" ||
-                              method == "head" || method == "top-layers" || method == "full";
+    const bool into_linears = method == "lora" || method == "dora" || method == "ia3" ||
+                              method == "norm" || method == "head" || method == "top-layers" ||
+                              method == "full";
     const BitFit* bitfit = dynamic_cast<const BitFit*>(adapter.method.get());
     ASSERT_EQ(adapter.method->mergeable(),
               into_linears || (bitfit != nullptr && bitfit->added() == 0))

@@ -1,5 +1,6 @@
 // Gradients of prompts and LoRAs through whole models: the logits under a random cotangent against
 // f64 differences of their product, along the gradients.
+#include "absl/strings/match.h"
 #include "tests/util/golden_world.h"
 
 namespace permafrost {
@@ -28,9 +29,11 @@ class ModelGradientTest : public testing::TestWithParam<std::string> {
     }
     rounding_ = 4 * 8 * std::exp2(-24) * largest * std::sqrt(size);
     Differentiate();
-    start_.clear(), direction_.clear(), norms_.clear();
+    moved_.clear(), start_.clear(), direction_.clear(), norms_.clear();
     for (Parameter& p : method.parameters()) {
+      if (!absl::EndsWith(p.name(), suffix_)) continue;
       ASSERT_TRUE(p.gradient()) << p.name();
+      moved_.push_back(&p);
       start_.push_back(p.value().Clone());
       direction_.push_back(p.gradient().Clone());
       norms_.push_back(std::sqrt(Dot(p.gradient(), p.gradient())));
@@ -57,7 +60,7 @@ class ModelGradientTest : public testing::TestWithParam<std::string> {
   }
   // Moves parameter i from its start by `step` along its unit gradient.
   void Move(size_t i, double step) {
-    const Tensor& value = method_->parameters()[i].value();
+    const Tensor& value = moved_[i]->value();
     for (int64_t j = 0; j < value.count(); ++j) {
       value.f32()[j] =
           static_cast<float>(start_[i].f32()[j] + step * direction_[i].f32()[j] / norms_[i]);
@@ -84,7 +87,7 @@ class ModelGradientTest : public testing::TestWithParam<std::string> {
       // The difference of the slopes is 15 times the fine one's truncation; a quarter of it is
       // taken. The gradient's own roundings: 1e-4, as in the golden files.
       const double bound = rounding_ * 1.5 / kStep + std::abs(coarse - fine) / 4 + 1e-4 * norms_[i];
-      const std::string& name = method_->parameters()[i].name();
+      const std::string& name = moved_[i]->name();
       EXPECT_NEAR(fine, norms_[i], bound) << name;
       EXPECT_LT(bound, 0.1 * norms_[i]) << name << ": the check has no power";
     }
@@ -106,7 +109,7 @@ class ModelGradientTest : public testing::TestWithParam<std::string> {
       Differentiate();
       double slope = 0;
       for (size_t i = 0; i < start_.size(); ++i) {
-        slope += Dot(method_->parameters()[i].gradient(), direction_[i]) / norms_[i];
+        slope += Dot(moved_[i]->gradient(), direction_[i]) / norms_[i];
       }
       mean += slope / kPoints;
       if (n > 0) variation += std::abs(slope - last);
@@ -117,7 +120,9 @@ class ModelGradientTest : public testing::TestWithParam<std::string> {
     EXPECT_LT(bound, 0.02 * std::abs(mean)) << "the check has no power";
   }
 
-  void Check(Method& method, bool relu = false) {
+  // Of the parameters whose names end in `suffix`; `relu`: the method's slopes jump.
+  void Check(Method& method, const std::string& suffix = "", bool relu = false) {
+    suffix_ = suffix;
     Start(method);
     if (relu || GetParam().find("v1_0") != std::string::npos) {
       CheckIntegral();
@@ -131,6 +136,8 @@ class ModelGradientTest : public testing::TestWithParam<std::string> {
   Batch batch_;
   Tensor cotangent_;
   double rounding_ = 0;
+  std::string suffix_;
+  std::vector<Parameter*> moved_;
   std::vector<Tensor> start_, direction_;
   std::vector<double> norms_;
 };
@@ -155,8 +162,18 @@ TEST_P(ModelGradientTest, OfEveryOtherMethod) {
     const Adapter adapter =
         FreshAdapter(ConfigNamed(method, w_.model->info().model_type), 0, *w_.context, *w_.model);
     MoveParameters(*adapter.method, 0.1);
-    Check(*adapter.method, true);
+    Check(*adapter.method, "", true);
   }
+}
+
+// The norms are constants in DoRA's gradient: differences of the whole function agree along the
+// magnitudes only. Along A and B the gradient is compared with PEFT's (golden_adapter_test).
+TEST_P(ModelGradientTest, OfDorasMagnitudes) {
+  LoraConfig config = LoraConfigOf({"all-linear"}, 3);
+  config.dora = true;
+  const Adapter adapter = FreshAdapter(config, 0, *w_.context, *w_.model);
+  MoveParameters(*adapter.method, 0.1);
+  Check(*adapter.method, ".lora_magnitude_vector");
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ModelGradientTest, testing::ValuesIn(GoldenModelNames()),

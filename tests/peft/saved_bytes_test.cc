@@ -241,6 +241,32 @@ TEST_P(SavedBytesTest, AStepKeepsWhatTheFormulaSays) {
   }
 }
 
+// Beside what LoRA keeps: the output before the magnitude, norms and factors, the span.
+TEST_P(SavedBytesTest, DoraKeepsItsOutputsBeside) {
+  for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+    GoldenWorld w = OpenGoldenWorld(GetParam(), precision);
+    LoraConfig config = LoraConfigOf({"all-linear"}, kRank);
+    const Adapter lora = FreshAdapter(config, 0, *w.context, *w.model);
+    config.dora = true;
+    const Adapter dora = FreshAdapter(config, 0, *w.context, *w.model);
+    const ModelInfo& info = w.model->info();
+    const Counts n = CountRows(w.lines, info.encoder_decoder, 0);
+    int64_t expected = Record(*w.context, *w.model, *lora.method, w.lines)->bytes;
+    for (const LinearPlace& p : w.model->linears()) {
+      const SiteId& s = p.site;
+      const bool from_encoder =
+          s.stack == Stack::kEncoder ||
+          (s.sublayer == Sublayer::kCrossAttention &&
+           (s.projection == Projection::kKey || s.projection == Projection::kValue));
+      const bool last = s.sublayer == Sublayer::kFeedForward && s.layer + 1 == info.decoder_layers;
+      const int64_t rows = from_encoder ? n.encoder : last ? n.outputs : n.decoder;
+      expected += (precision == Precision::kBF16 ? 2 : 4) * rows * p.outputs + 8 * p.outputs + 8;
+    }
+    EXPECT_EQ(Record(*w.context, *w.model, *dora.method, w.lines)->bytes, expected)
+        << "precision " << static_cast<int>(precision);
+  }
+}
+
 // Recomputed layers keep their input alone; recomputed attention keeps its sublayer's input, and
 // the feed-forward what it keeps anyway.
 TEST_P(SavedBytesTest, RecomputationKeepsInputs) {

@@ -38,9 +38,14 @@ inline LoraConfig LoraConfigOf(std::vector<std::string> targets, int64_t rank) {
 // on.
 inline const std::vector<std::string>& MethodNames() {
   static const std::vector<std::string> kNames = {
-      "prompt",   "ptuning",  "prefix", "prefix-network", "lora", "ia3",        "houlsby",
-      "pfeiffer", "parallel", "bitfit", "norm",           "head", "top-layers", "unipelt",
-      "mam",      "full"};
+      "prompt",  "ptuning",  "prefix",   "prefix-network", "lora", "dora", "ia3",
+      "houlsby", "pfeiffer", "parallel", "bitfit",         "norm", "head", "top-layers",
+      "unipelt", "mam",      "full"};
+  return kNames;
+}
+// A LoRA that starts from the base's weights, and one with all that it can train beside linears.
+inline const std::vector<std::string>& LoraFormNames() {
+  static const std::vector<std::string> kNames = {"lora-pissa", "lora-everything"};
   return kNames;
 }
 inline BottleneckConfig BottleneckNamed(const std::string& method) {
@@ -94,6 +99,13 @@ inline AdapterConfig ConfigNamed(const std::string& method, const std::string& m
   if (method == "full") return FullConfig();
   LoraConfig lora = LoraConfigOf({"all-linear"}, 3);
   lora.dropout = 0.1;
+  lora.dora = method == "dora";
+  if (method == "lora-pissa") lora.init = LoraInit::kPissa;
+  if (method == "lora-everything") {
+    lora.targets.modules.push_back(model_type == "gpt2" ? "wte" : "embed_tokens");
+    lora.bias = LoraBias::kAll;
+    lora.modules_to_save = {"lm_head", model_type == "gpt2" ? "ln_f" : "norm"};
+  }
   return lora;
 }
 
