@@ -85,11 +85,11 @@ absl::StatusOr<Adapter> LoadAdapterHub(const std::string& folder, const nlohmann
   };
   const absl::StatusOr<std::vector<HubTensor>> tensors = HubTensorsOf(hub, model);
   if (!tensors.ok()) return in_config(tensors.status());
+  const absl::StatusOr<AdapterConfig> config = MethodConfigOf(hub, *tensors, model);
+  if (!config.ok()) return in_config(config.status());
   // Read before anything is made: sizes that a config asks for must be those of a file.
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<Tensor> values,
                               ReadHubTensors(folder + kWeightsFile, *tensors));
-  const absl::StatusOr<AdapterConfig> config = MethodConfigOf(hub, *tensors, model);
-  if (!config.ok()) return in_config(config.status());
   Random random(0);
   absl::StatusOr<Adapter> created = CreateAdapter(*config, task, c, model, random);
   if (!created.ok()) return in_config(created.status());
