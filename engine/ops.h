@@ -30,8 +30,7 @@ Var MatMulTransposed(Context& c, const Var& x, const Var& w);
 Var AddBias(Context& c, Var y, const Var& bias);
 
 // y += scale * gate_i * dropout(x) A^T B^T on the rows i of `spans` (LoRA, Hu et al. 2021, eq. 3).
-// A [r, D], B [N, r], gate [R, 1] or empty for 1; gate [R, n]: n shares of the r ranks have a gate
-// each. Saves x, and the r-wide product of those rows.
+// A [r, D], B [N, r], gate [R, 1] or empty for 1. Saves x, and the r-wide product of those rows.
 // `place` identifies the dropout mask.
 struct LowRank {
   float scale = 1;

@@ -83,13 +83,14 @@ Part MethodOf(const HubLora& hub, const std::vector<int>& linears, const Model& 
   lora.gate = GateOf(hub.gated);
   const auto fused = [&](int i) { return IsFused(model.linears()[static_cast<size_t>(i)]); };
   const auto parts = static_cast<int64_t>(HubThirds(hub).size());
-  lora.fused_parts = parts > 1 ? parts : 1;
   if (std::all_of(linears.begin(), linears.end(), fused)) {
     lora.rank *= parts;
     lora.alpha *= static_cast<double>(parts);
+    lora.thirds = HubThirds(hub);
   } else if (std::any_of(linears.begin(), linears.end(), fused)) {
     lora.rank_pattern = {{"c_attn", hub.rank * parts}};
     lora.alpha_pattern = {{"c_attn", hub.alpha * static_cast<double>(parts)}};
+    lora.thirds = HubThirds(hub);
   }
   return lora;
 }
@@ -334,7 +335,9 @@ absl::StatusOr<AdapterConfig> MethodConfigOf(const AdapterHubConfig& config,
                    config.parts[i]));
     all.parts.push_back(std::move(part));
   }
-  if (all.parts.size() > 1) return all;
+  // PEFT's format has no place for a gate, which a union's has.
+  const auto* lora = std::get_if<LoraConfig>(&all.parts[0]);
+  if (all.parts.size() > 1 || (lora != nullptr && lora->gate.trained())) return all;
   return std::visit([](auto& part) { return AdapterConfig(std::move(part)); }, all.parts[0]);
 }
 

@@ -79,6 +79,15 @@ bool HasBlocks(const std::vector<const Tensor*>& bs, const std::vector<int>& thi
   return any;
 }
 
+// The thirds of c_attn that a LoRA acts on, each in blocks of its own if any form fits; all of them
+// if none does.
+std::vector<int> ThirdsOf(const std::vector<const Tensor*>& bs) {
+  for (const auto& thirds : std::vector<std::vector<int>>{{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}}) {
+    if (HasBlocks(bs, thirds)) return thirds;
+  }
+  return {0, 1, 2};
+}
+
 // Whether a gate is AdapterHub's, or none.
 absl::StatusOr<bool> IsGated(const GateConfig& gate) {
   if (gate.kind != GateConfig::Kind::kRunning) return gate.kind == GateConfig::Kind::kWhole;
@@ -105,21 +114,17 @@ HubPartOr HubOf(const LoraConfig& config, const Method& method, const Model& mod
   }
   int64_t parts = 1;  // LoRAs in one
   if (!fused.empty()) {
-    // A gate belongs to a part: then their number is known.
-    const auto wanted = static_cast<size_t>(config.fused_parts);
-    bool found = false;
-    for (const auto& thirds :
-         std::vector<std::vector<int>>{{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}}) {
-      if ((hub.gated && thirds.size() != wanted) || !HasBlocks(fused, thirds)) continue;
-      const auto has = [&](int third) {
-        return std::find(thirds.begin(), thirds.end(), third) != thirds.end();
-      };
-      hub.query = has(0), hub.key = has(1), hub.value = has(2);
+    const std::vector<int> thirds = config.thirds.empty() ? ThirdsOf(fused) : config.thirds;
+    const auto has = [&](int third) {
+      return std::find(thirds.begin(), thirds.end(), third) != thirds.end();
+    };
+    hub.query = has(0), hub.key = has(1), hub.value = has(2);
+    // A LoRA over all of them is three that repeat its A; it has one gate.
+    if (HasBlocks(fused, thirds) || !config.thirds.empty()) {
       parts = static_cast<int64_t>(thirds.size());
-      found = true;
-      break;
+    } else if (hub.gated) {
+      return NoSuchConfig("one gate for the LoRA of q, k and v");
     }
-    if (hub.gated && !found) return NoSuchConfig("one gate for the LoRA of q, k and v");
   }
   for (const auto& [rank, scale] : fused_ranks) ranks.insert({rank / parts, scale});
   if (ranks.size() != 1) {

@@ -39,9 +39,9 @@ struct LoraConfig {
   std::vector<std::pair<std::string, int64_t>> rank_pattern;
   std::vector<std::pair<std::string, double>> alpha_pattern;
   GateConfig gate;  // in place of s (UniPELT)
-  // GPT-2's c_attn: so many LoRAs side by side, each with its share of the ranks and a gate of its
-  // own (AdapterHub).
-  int64_t fused_parts = 1;
+  // GPT-2's c_attn, if not empty: each of these thirds of its output (q 0, k 1, v 2) has a LoRA,
+  // and gate, of its own, with an equal share of the rank (AdapterHub). B is block-diagonal then.
+  std::vector<int> thirds;
 };
 
 // PEFT's default targets of a model type.
@@ -104,6 +104,7 @@ class Lora : public Method {
     std::optional<Dora> dora = std::nullopt;
     std::optional<Gate> gate = std::nullopt;
     LowRankPair start = {};  // what is subtracted, or empty
+    std::vector<int> thirds = {};
   };
   struct EmbeddingPair {
     EmbeddingPlace place;
@@ -118,6 +119,9 @@ class Lora : public Method {
                             const EmbeddingPlace& place, Random& random);
   absl::Status AddCopies(const LoraConfig& config, Context& c, const Model& model);
   const Pair* PairAt(const LinearPlace& place) const;
+  // y + the term of each third.
+  Var AddThirds(Context& c, const Pair& pair, const Var& x, Var y, const Var& gates,
+                absl::Span<const TaskSpan> spans) const;
   // A and B, what was subtracted at the start included.
   LowRankPair Factors(const Pair& pair) const;
 

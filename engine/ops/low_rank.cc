@@ -27,28 +27,23 @@ Tensor Dropped(Context& c, const Tensor& x, int64_t row_begin, const LowRank& op
   return y;
 }
 
-// h with row i multiplied by gate[row_begin + i], or equal shares of its columns by the gates
-// there; h itself without a gate.
+// h with row i multiplied by gate[row_begin + i]; h itself without a gate.
 Tensor Gated(const Tensor& h, const Tensor& gate, int64_t row_begin) {
   if (!gate) return h;
   const Tensor y(h.shape(), MemoryTag::kWorkspace);
   for (int64_t i = 0; i < h.rows(); ++i) {
-    const float* factors = gate.row(row_begin + i);
-    const int64_t share = h.columns() / gate.columns();
-    for (int64_t j = 0; j < h.columns(); ++j) y.row(i)[j] = factors[j / share] * h.row(i)[j];
+    const float factor = gate.f32()[row_begin + i];
+    for (int64_t j = 0; j < h.columns(); ++j) y.row(i)[j] = factor * h.row(i)[j];
   }
   return y;
 }
 
-// out [n, shares] += sums of x y over equal shares of a row.
+// out [n, 1] += rowsum(x y).
 void AddRowDots(const Tensor& x, const Tensor& y, const Tensor& out) {
-  const int64_t share = x.columns() / out.columns();
   for (int64_t i = 0; i < x.rows(); ++i) {
-    for (int64_t s = 0; s < out.columns(); ++s) {
-      float sum = 0;
-      for (int64_t j = s * share; j < (s + 1) * share; ++j) sum += x.row(i)[j] * y.row(i)[j];
-      out.row(i)[s] += sum;
-    }
+    float sum = 0;
+    for (int64_t j = 0; j < x.columns(); ++j) sum += x.row(i)[j] * y.row(i)[j];
+    out.f32()[i] += sum;
   }
 }
 
@@ -57,11 +52,9 @@ void AddRowDots(const Tensor& x, const Tensor& y, const Tensor& out) {
 Var AddLowRank(Context& c, Var y, const Var& x, const Var& a, const Var& b, const LowRank& options,
                absl::Span<const TaskSpan> task_spans, const Var& gate) {
   PERMAFROST_CHECK(x.rows() == y.rows() && x.columns() == a.columns() && b.columns() == a.rows() &&
-                   b.rows() == y.columns() &&
-                   (!gate || (gate.rows() == y.rows() && a.rows() % gate.columns() == 0)))
+                   b.rows() == y.columns() && (!gate || gate.shape() == (Shape{y.rows(), 1})))
       << "AddLowRank: y " << ToString(y.shape()) << ", x " << ToString(x.shape()) << ", A "
-      << ToString(a.shape()) << ", B " << ToString(b.shape()) << ", gate "
-      << ToString(gate.shape());
+      << ToString(a.shape()) << ", B " << ToString(b.shape());
   const Tensor spans = SpanTensor(task_spans);
   int64_t rows = 0;
   for (const TaskSpan& s : task_spans) rows += s.end - s.begin;

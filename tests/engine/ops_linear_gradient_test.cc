@@ -91,24 +91,6 @@ TEST_P(LowRankGradient, Gated) {
       }});
 }
 
-// Two gates, each of two of the four ranks.
-TEST_P(LowRankGradient, GatedByShares) {
-  Random random(7);
-  const std::vector<TaskSpan> spans = {{1, 3, 0}, {5, 8, 0}};
-  const LowRank options{.scale = 0.75f, .dropout = GetParam(), .place = 2};
-  CheckGradients(
-      [&](Context& c, const std::vector<Var>& v) {
-        return AddLowRank(c, v[0], v[1], v[2], v[3], options, spans, v[4]);
-      },
-      {RandomTensor(random, {9, 5}), RandomTensor(random, {9, 3}), RandomTensor(random, {4, 3}),
-       RandomTensor(random, {5, 4}), RandomTensor(random, {9, 2})},
-      {.configure = [](Context& c) {
-        c.training = true;
-        c.seed = 12;
-        c.step = 3;
-      }});
-}
-
 INSTANTIATE_TEST_SUITE_P(Dropout, LowRankGradient, testing::Values(0.0f, 0.4f));
 
 // y + scale * dropout(x) A^T B^T on the spans' rows, y elsewhere, with the mask of Dropout.
