@@ -1,9 +1,6 @@
 // Adapter folders of AdapterHub's `adapters` library: adapter_config.json with `config` and
-// `version` "adapters.…", and adapter.safetensors (peft-survey section 2.6 says what the library
-// computes). A folder becomes our methods: LoRA, IA3.
-//
-// GPT-2's c_attn has a LoRA of its own for each of q, k, v there; here it is one LoRA whose B is
-// block-diagonal, as PEFT could hold it.
+// `version` "adapters.…", and adapter.safetensors. A folder becomes our methods: bottlenecks,
+// prefixes, LoRA, IA3, and unions of them (docs/methods.md says what the library computes).
 //
 // Non-goals: pickles, heads, composition of several adapters.
 #ifndef PERMAFROST_PEFT_ADAPTERHUB_H_
