@@ -5,16 +5,18 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/check.h"
+#include "peft/targets.h"
 
 namespace permafrost {
 namespace {
 
 // PEFT's name of a norm's tensor: the module, ln_tuning_layers, weight or bias.
 std::string NormName(const std::string& tensor) {
-  const size_t dot = tensor.rfind('.');
-  return absl::StrCat("base_model.model.", tensor.substr(0, dot), ".ln_tuning_layers",
-                      tensor.substr(dot));
+  const std::string module = tensor.substr(0, tensor.rfind('.'));
+  return absl::StrCat("base_model.model.", module, ".ln_tuning_layers",
+                      tensor.substr(module.size()));
 }
 
 std::vector<TensorId> HeadTensors(const Model& model) { return {model.head_tensor()}; }
@@ -46,10 +48,35 @@ absl::StatusOr<std::vector<TensorId>> TopTensors(const Model& model, int64_t lay
   return ids;
 }
 
+std::string ModuleOf(const std::string& tensor) { return tensor.substr(0, tensor.rfind('.')); }
+
+absl::StatusOr<std::vector<TensorId>> NamedNorms(const std::vector<std::string>& names,
+                                                 const Model& model) {
+  const std::vector<TensorId> all = NormTensors(model);
+  if (names.empty()) return all;
+  std::set<std::string> unused(names.begin(), names.end()), known;
+  std::vector<TensorId> ids;
+  for (const TensorId id : all) {
+    const std::string module = ModuleOf(model.tensors()[static_cast<size_t>(id)].name);
+    known.insert(module.substr(module.rfind('.') + 1));
+    for (const std::string& name : names) {
+      PERMAFROST_ASSIGN_OR_RETURN(const bool named, NamesModule(name, false, module));
+      if (!named) continue;
+      ids.push_back(id);
+      unused.erase(name);
+      break;
+    }
+  }
+  if (unused.empty()) return ids;
+  return absl::InvalidArgumentError(absl::StrCat("norms ", absl::StrJoin(unused, ", "),
+                                                 ": match no norm of this base; it has ",
+                                                 absl::StrJoin(known, ", ")));
+}
+
 absl::StatusOr<std::vector<TensorId>> Selected(const FullConfig& config, const Model& model) {
   switch (config.part) {
     case FullConfig::Part::kNorms:
-      return NormTensors(model);
+      return NamedNorms(config.norms, model);
     case FullConfig::Part::kHead:
       return HeadTensors(model);
     case FullConfig::Part::kTopLayers:

@@ -20,11 +20,12 @@ struct FullConfig {
   };
   Part part = Part::kAll;
   int64_t layers = 0;
+  std::vector<std::string> norms;  // ends of module names; empty: all norms
 };
 
 class Full : public Method {
  public:
-  // Error: more layers than the base has.
+  // Errors: more layers than the base has, a norm that does not exist.
   static absl::StatusOr<std::unique_ptr<Full>> Create(int task, const FullConfig& config,
                                                       Context& c, const Model& model);
 

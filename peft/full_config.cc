@@ -16,11 +16,23 @@ void VisitFields(Config& full, Visitor& visit) {
   visit("layers", full.layers);
 }
 
-// PEFT's default targets: the norms by the last part of their modules' names.
-std::vector<std::string> NormModules(const std::string& model_type) {
+// PEFT's default targets of LN_TUNING by model type.
+std::vector<std::string> PeftNorms(const std::string& model_type) {
   if (model_type == "t5") return {"layer_norm", "final_layer_norm"};
   if (model_type == "gpt2") return {"ln_1", "ln_2", "ln_f"};
+  if (model_type == "qwen2") return {"post_attention_layernorm"};
   return {"input_layernorm", "post_attention_layernorm", "norm"};
+}
+
+// Ends of the names of all norms' modules.
+std::vector<std::string> AllNorms(const Model& model) {
+  std::set<std::string> names;
+  for (const TensorId id : NormTensors(model)) {
+    const std::string& tensor = model.tensors()[static_cast<size_t>(id)].name;
+    const std::string module = tensor.substr(0, tensor.rfind('.'));
+    names.insert(module.substr(module.rfind('.') + 1));
+  }
+  return {names.begin(), names.end()};
 }
 
 }  // namespace
@@ -35,27 +47,19 @@ absl::StatusOr<FullConfig> ReadFullConfig(const ConfigFile& file) {
 
 absl::StatusOr<FullConfig> ReadNormTuningConfig(const ConfigFile& file) {
   PERMAFROST_RETURN_IF_ERROR(RefuseUnknown(file, {"target_modules"}));
-  const std::vector<std::string> all = NormModules(file.model.info().model_type);
-  const nlohmann::json* modules = file.fields.Find("target_modules");
-  if (modules != nullptr && !modules->is_null()) {
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<std::string> named,
-                                file.fields.StringList("target_modules"));
-    const std::set<std::string> expected(all.begin(), all.end());
-    if (std::set<std::string>(named.begin(), named.end()) != expected) {
-      return ConfigError(file.fields, "target_modules",
-                         absl::StrCat("all norms of this base (", nlohmann::json(all).dump(), ")"),
-                         modules->dump());
-    }
-  }
   FullConfig norms;
   norms.part = FullConfig::Part::kNorms;
+  norms.norms = PeftNorms(file.model.info().model_type);
+  if (file.fields.Has("target_modules")) {
+    PERMAFROST_ASSIGN_OR_RETURN(norms.norms, file.fields.StringList("target_modules"));
+  }
   return norms;
 }
 
 void WriteConfig(const FullConfig& full, const Model& model, nlohmann::ordered_json& object) {
   if (full.part == FullConfig::Part::kNorms) {
     object["peft_type"] = "LN_TUNING";
-    object["target_modules"] = NormModules(model.info().model_type);
+    object["target_modules"] = full.norms.empty() ? AllNorms(model) : full.norms;
     return;
   }
   object["peft_type"] = "PERMAFROST_FULL";

@@ -98,9 +98,10 @@ void AddMethodFlags(CLI::App* app, MethodFlags& f) {
       ->capture_default_str();
   own(app->add_flag("--rslora", f.rslora, "lora, dora: scale alpha / sqrt(rank)"),
       {"lora", "dora"});
-  own(app->add_option("--targets", f.targets,
-                      "lora, dora, ia3, bitfit: module names, e.g. q_proj,v_proj or all-linear"),
-      {"lora", "dora", "ia3", "bitfit", "unipelt"});
+  own(app->add_option(
+          "--targets", f.targets,
+          "lora, dora, ia3, bitfit, norm: module names, e.g. q_proj,v_proj or all-linear"),
+      {"lora", "dora", "ia3", "bitfit", "norm", "unipelt"});
   const std::vector<std::string> lora = {"lora", "dora"};
   own(app->add_option("--exclude", f.exclude, "lora, dora, ia3: module names that are no targets"),
       {"lora", "dora", "ia3"});

@@ -205,7 +205,10 @@ absl::StatusOr<AdapterConfig> ModuleConfig(const ModuleFlags& f, const SharedSet
   if (s.method == "bitfit") return BitFitConfig{.targets = s.targets};
   if (s.method == "unipelt") return UnionOf(f, s, info);
   FullConfig full;
-  if (s.method == "norm") full.part = FullConfig::Part::kNorms;
+  if (s.method == "norm") {
+    full.part = FullConfig::Part::kNorms;
+    full.norms = s.targets.modules;
+  }
   if (s.method == "head") full.part = FullConfig::Part::kHead;
   if (s.method == "top-layers") {
     full.part = FullConfig::Part::kTopLayers;

@@ -3,7 +3,7 @@
 
     python make_adapter_goldens.py [--kinds dora,adalora] [--out DIR] [--any-version]
 
-`dora` is made on every world, the other kinds on three of them.
+`prefix`, `norm` and `dora` are made on every world, the other kinds on three of them.
 """
 import argparse
 import json
@@ -64,10 +64,13 @@ def write_case(name, base, wrapped, lines, folder):
     shutil.rmtree(folder, ignore_errors=True)
     ref.save_adapter(wrapped, folder)
     # What a reader of the file gets: a pruned AdaLoRA has other shapes there.
-    model = ref.load_adapter(base, folder, trainable=True)
+    # PEFT loads no prefix for training.
+    prefix = name.startswith("prefix")
+    model = ref.copy.deepcopy(wrapped) if prefix else ref.load_adapter(base, folder, trainable=True)
+    loaded = ref.load_adapter(base, folder) if prefix else model
     logits, losses, total, tokens = ref.forward_file(model, lines)
-    before = ref.forward_file(wrapped, lines)[1]
-    if any(abs(a - b) > 1e-5 * abs(a) for a, b in zip(before, losses)):
+    before, again = ref.forward_file(wrapped, lines)[1], ref.forward_file(loaded, lines)[1]
+    if any(abs(a - b) > 1e-5 * abs(a) for a, b in zip(before, again)):
         raise RuntimeError(f"{name}: the saved adapter is not the one in memory")
     in_f64 = ref.copy.deepcopy(model).double()
     parameters, parameters_f64 = ref.adapter_parameters(model), ref.adapter_parameters(in_f64)
@@ -118,12 +121,12 @@ def main():
         world = f"{shape}-{seed}"
         base = ref.load_base(os.path.join(HERE, "models", world))
         lines = ref.read_jsonl(os.path.join(HERE, "models", world, "data.jsonl"))
-        configs = {"dora": ref.lora_config(base, r=2 + seed, lora_alpha=5, use_dora=True, target_modules=ref.BROAD_TARGETS[shape])}
+        configs = {"prefix": ref.prefix_config(base, 2 + seed), "norm": ref.norm_config(base), "dora": ref.lora_config(base, r=2 + seed, lora_alpha=5, use_dora=True, target_modules=ref.BROAD_TARGETS[shape])}
         if world in WORLDS:
             configs |= lora_configs(base, shape)
         for kind, config in configs.items():
             if wanted is None or kind in wanted:
-                wrapped = ref.attach(base, config, 1000 + 7 * number + len(kind))
+                wrapped = ref.attach(base, config, 1000 + 7 * number + len(kind), 1.0 if kind == "prefix" else None)
                 write_case(f"{kind} {world}", base, wrapped, lines, os.path.join(args.out, kind, world))
                 if kind == "adalora":
                     ref.prune_adalora(wrapped)

@@ -19,7 +19,7 @@ import torch  # noqa: E402  (the environment above has to be set first)
 import torch.nn.functional as F  # noqa: E402
 import peft  # noqa: E402
 import transformers  # noqa: E402
-from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model, get_peft_model_state_dict  # noqa: E402
+from peft import IA3Config, LNTuningConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model, get_peft_model_state_dict  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 PINNED = {"torch": "2.15.0", "transformers": "5.23.0", "peft": "0.21.2"}
@@ -182,6 +182,22 @@ def prompt_config(model, virtual_tokens):
     return PromptTuningConfig(task_type=task_type(model), num_virtual_tokens=virtual_tokens, base_model_name_or_path="base")
 
 
+def prefix_config(model, virtual_tokens, **settings):
+    c = model.config
+    layers, width = c.num_hidden_layers, {}
+    if c.is_encoder_decoder:
+        # PEFT takes the encoder's layers and d_model / heads, with which it cannot run these bases.
+        layers, width = max(c.num_layers, c.num_decoder_layers), {"token_dim": c.num_heads * c.d_kv, "num_attention_heads": c.num_heads}
+    elif c.model_type in ("llama", "mistral"):
+        width = {"token_dim": c.num_key_value_heads * c.head_dim, "num_attention_heads": c.num_key_value_heads}
+    return PrefixTuningConfig(task_type=task_type(model), num_virtual_tokens=virtual_tokens, num_layers=layers,
+                              base_model_name_or_path="base", **width, **settings)
+
+
+def norm_config(model):
+    return LNTuningConfig(task_type=task_type(model), base_model_name_or_path="base")
+
+
 def lora_config(model, **settings):
     return LoraConfig(task_type=task_type(model), base_model_name_or_path="base", **settings)
 
@@ -261,11 +277,12 @@ def load_adapter(model, folder, trainable=False):
 
 
 def virtual_tokens(model):
-    """Virtual tokens that a causal soft prompt puts in front of the text's positions, else 0."""
+    """Rows that a causal soft prompt puts in front of the text's, else 0. A prefix has none."""
     if not isinstance(model, peft.PeftModel) or model.config.is_encoder_decoder:
         return 0
     config = model.peft_config[model.active_adapter]
-    return config.num_virtual_tokens if config.is_prompt_learning else 0
+    in_front = config.is_prompt_learning and config.peft_type != "PREFIX_TUNING"
+    return config.num_virtual_tokens if in_front else 0
 
 
 # ---- forward, loss, training ---------------------------------------------------------------------------------------------

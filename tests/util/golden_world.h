@@ -92,9 +92,12 @@ inline AdapterConfig ConfigNamed(const std::string& method, const std::string& m
     return BottleneckNamed(method);
   }
   if (method == "bitfit") return BitFitConfig();
-  if (method == "norm") return FullConfig{.part = FullConfig::Part::kNorms, .layers = 0};
-  if (method == "head") return FullConfig{.part = FullConfig::Part::kHead, .layers = 0};
-  if (method == "top-layers") return FullConfig{.part = FullConfig::Part::kTopLayers, .layers = 1};
+  if (method == "norm")
+    return FullConfig{.part = FullConfig::Part::kNorms, .layers = 0, .norms = {}};
+  if (method == "head")
+    return FullConfig{.part = FullConfig::Part::kHead, .layers = 0, .norms = {}};
+  if (method == "top-layers")
+    return FullConfig{.part = FullConfig::Part::kTopLayers, .layers = 1, .norms = {}};
   if (method == "unipelt" || method == "mam") return UnionNamed(method, model_type);
   if (method == "full") return FullConfig();
   LoraConfig lora = LoraConfigOf({"all-linear"}, 3);
