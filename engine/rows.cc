@@ -51,7 +51,7 @@ AttentionPlan Rows::SelfPlan() const {
       if ((*it)->length > 0) plan.spans.push_back({(*it)->begin, (*it)->length, (*it)->position});
     }
     plan.segments.push_back({s.begin, s.length, s.position, span_begin,
-                             static_cast<int64_t>(plan.spans.size()) - span_begin});
+                             static_cast<int64_t>(plan.spans.size()) - span_begin, s.bias_shift});
   }
   return plan;
 }

@@ -26,10 +26,11 @@ struct Segment {
   int parent = kNoParent;
   int64_t begin = 0;
   int64_t length = 0;
-  int64_t position = 0;  // of the first row: the parent's end, else what Add was given
-  int task = kNoTask;    // which adapter its rows use
-  int prompt = 0;        // which of that adapter's prompts its virtual rows are
-  int source = -1;       // encoder segment that a decoder segment attends to
+  int64_t position = 0;    // of the first row: the parent's end, else what Add was given
+  int task = kNoTask;      // which adapter its rows use
+  int prompt = 0;          // which of that adapter's prompts its virtual rows are
+  int source = -1;         // encoder segment that a decoder segment attends to
+  int64_t bias_shift = 0;  // of its rows as queries (kernels::QuerySegment)
 };
 
 // A row whose next token is known: row `row` is to predict `label`; `example` groups losses.

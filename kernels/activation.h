@@ -8,7 +8,10 @@ namespace permafrost::kernels {
 
 // gelu_tanh is transformers' gelu_new / gelu_pytorch_tanh: 0.5 x (1 + tanh(sqrt(2/pi)(x + 0.044715
 // x^3))).
-enum class Activation : int32_t { kRelu, kGeluErf, kGeluTanh, kSilu, kTanh };
+enum class Activation : int32_t { kRelu, kGeluErf, kGeluTanh, kSilu, kTanh, kLeakyRelu };
+
+// leaky_relu's slope below 0, torch's default.
+inline constexpr double kLeakySlope = 0.01;
 
 // y = act(x). x and y may be the same array.
 template <class T>

@@ -27,6 +27,10 @@ struct QuerySegment {
   int64_t position;
   int64_t span_begin;
   int64_t span_count;
+  int64_t bias_shift = 0;  // added to distances where the bias is looked up, and only there
+  // Whether its rows see keys of other calls too (a prefix beside the text): lse and delta are then
+  // those over all keys.
+  bool partial = false;
 };
 
 template <class T>
@@ -48,7 +52,7 @@ struct AttentionForwardArgsOf {
   T scale;
   bool causal;
   // T5's relative position bias by distance: bias[h * (2 M + 1) + M + clamp(position_j -
-  // position_i, -M, M)], M = bias_distance. Null for none.
+  // position_i + bias_shift, -M, M)], M = bias_distance. Null for none.
   const T* bias;
   int64_t bias_distance;
   void*
@@ -59,9 +63,6 @@ struct AttentionForwardArgsOf {
 // zero-filled by the caller elsewhere (the kernel does not touch other rows); dbias accumulates.
 // A key row read by several segments (a shared prompt) sums over them in segment order.
 // Any of dq, dk, dv, dbias may be null.
-//
-// A row whose keys lie in several calls (a prefix beside the text) has one lse over all of them; a
-// call then takes that lse and the row's delta = rowsum(dout out), out over all keys as well.
 template <class T>
 struct AttentionBackwardArgsOf {
   const T* q;
@@ -70,10 +71,10 @@ struct AttentionBackwardArgsOf {
   int64_t k_stride;
   const T* v;
   int64_t v_stride;
-  const T* out;  // read where delta is null: the keys of this call are all that a row sees
+  const T* out;  // not read for partial segments
   int64_t out_stride;
   const T* lse;
-  const T* delta;  // [R, H] or null
+  const T* delta;  // [R, H] rowsum(dout out) of partial segments' rows; null if there are none
   const T* dout;
   int64_t dout_stride;
   T* dq;

@@ -76,9 +76,19 @@ int AddDecoderText(const BatchLayout& layout, PromptRoots& roots, Rows& rows, co
 
 template <class Line>
 int AddEncoderText(const BatchLayout& layout, Batch& batch, const Line& line) {
-  const int segment = batch.encoder.rows.Add(
-      WithVirtual(layout.virtual_tokens(line.task), line.input_ids), kNoParent, line.task);
-  batch.encoder.rows.segments.back().prompt = line.prompt;
+  Rows& rows = batch.encoder.rows;
+  const int segment =
+      rows.Add(WithVirtual(layout.virtual_tokens(line.task), line.input_ids), kNoParent, line.task);
+  rows.segments.back().prompt = line.prompt;
+  rows.segments.back().bias_shift = layout.bias_shift(line.task, Stack::kEncoder);
+  return segment;
+}
+
+// T5: the decoder's rows for labels, which read the encoder's segment `source`.
+int AddTarget(const BatchLayout& layout, Rows& rows, absl::Span<const int32_t> labels, int task,
+              int source) {
+  const int segment = rows.Add(ShiftRight(layout, labels), kNoParent, task, source);
+  rows.segments.back().bias_shift = layout.bias_shift(task, Stack::kDecoder);
   return segment;
 }
 
@@ -117,7 +127,7 @@ Batch MakeBatch(const BatchLayout& layout, absl::Span<const TokenLine> lines, Ou
     int segment;
     if (layout.encoder_decoder) {
       const int source = AddEncoderText(layout, batch, line);
-      segment = rows.Add(ShiftRight(layout, line.labels), kNoParent, line.task, source);
+      segment = AddTarget(layout, rows, line.labels, line.task, source);
     } else {
       segment = AddDecoderText(layout, roots, rows, line);
     }
@@ -160,7 +170,7 @@ Batch MakeChoiceBatch(const BatchLayout& layout, absl::Span<const ChoiceLine> li
     if (layout.encoder_decoder) {
       const int source = AddEncoderText(layout, batch, line);
       for (const std::vector<int32_t>& candidate : line.candidates) {
-        const int segment = rows.Add(ShiftRight(layout, candidate), kNoParent, line.task, source);
+        const int segment = AddTarget(layout, rows, candidate, line.task, source);
         const int64_t begin = rows.segments[static_cast<size_t>(segment)].begin;
         for (size_t j = 0; j < candidate.size(); ++j) {
           rows.targets.push_back(

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/rows.h"
+#include "models/sites.h"
 
 namespace permafrost {
 
@@ -60,6 +61,7 @@ struct BatchLayout {
   int32_t pad = 0;  // stands for -100 in a shifted decoder input
   std::function<int64_t(int task)> virtual_tokens;
   std::function<int64_t(int task)> first_position;  // of a decoder-only text without virtual tokens
+  std::function<int64_t(int task, Stack)> bias_shift;  // of a text in T5's relative position bias
 };
 
 // Which decoder rows are wanted: those with a label, or (forward's logits) every text row.

@@ -68,7 +68,7 @@ std::vector<AttentionPrefix> Prefixes(Context& c, const ForwardState& state, con
   state.hooks.OnAttention(c, site, x, rows, prefixes);
   std::vector<AttentionPrefix> result;
   for (const Prefix& p : prefixes) {
-    AttentionPrefix prefix{p.keys, p.values, p.gate, p.biased, -p.keys.rows(), {}};
+    AttentionPrefix prefix{p.keys, p.values, p.gate, p.biased, p.position, {}};
     // Without a bias positions do not matter, and the rows of a task are one piece of work.
     if (p.biased) {
       for (const Segment& s : rows.stack.rows.segments) {

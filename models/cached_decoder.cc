@@ -135,7 +135,8 @@ Batch CachedDecoder::StepBatch(absl::Span<const int32_t> tokens) const {
   AttentionPlan plan;
   for (int64_t b = 0; b < beams_; ++b) {
     const int64_t span_begin = static_cast<int64_t>(plan.spans.size());
-    plan.segments.push_back({b, 1, position, span_begin, 2});
+    plan.segments.push_back(
+        {b, 1, position, span_begin, 2, hooks_.BiasShift(task_, Stack::kDecoder)});
     plan.spans.push_back({0, prompt_rows_, first_position_});
     plan.spans.push_back({RegionBegin(b), steps_ + 1, regions});
   }

@@ -9,6 +9,7 @@
 #include "models/beam_search.h"
 #include "models/cached_decoder.h"
 #include "models/sampling.h"
+#include "models/uncached_decoder.h"
 
 namespace permafrost {
 namespace {
@@ -122,8 +123,13 @@ absl::StatusOr<std::vector<int32_t>> Generate(Context& c, const Model& model, Ho
       CheckPrompt(info, hooks.VirtualTokens(task) + hooks.FirstPosition(task),
                   hooks.AnchoredTokens(task), prompt_ids, options.max_new_tokens));
   const Inference inference(c);
-  CachedDecoder decoder(c, model, hooks, task, options.beams, options.prompt);
-  Tensor logits = decoder.Prefill(prompt_ids);
+  const bool anew = hooks.ReadsFuture(task);
+  CachedDecoder cached(c, model, hooks, task, options.beams, options.prompt);
+  UncachedDecoder uncached(c, model, hooks, task, options.beams);
+  const auto step = [&](absl::Span<const int32_t> tokens, absl::Span<const int32_t> parents) {
+    return anew ? uncached.Step(tokens, parents) : cached.Step(tokens, parents);
+  };
+  Tensor logits = anew ? uncached.Prefill(prompt_ids) : cached.Prefill(prompt_ids);
 
   // What the decoder has read: the prompt, or T5's start token.
   std::vector<int32_t> ids = {info.decoder_start};
@@ -139,9 +145,7 @@ absl::StatusOr<std::vector<int32_t>> Generate(Context& c, const Model& model, Ho
                        .repetition_penalty = options.repetition_penalty,
                        .end_tokens = info.end_tokens,
                        .prompt_ids = ids},
-                      [&](absl::Span<const int32_t> tokens, absl::Span<const int32_t> parents) {
-                        return decoder.Step(tokens, parents);
-                      });
+                      step);
   }
 
   Random random(options.seed, kSamplingStream);
@@ -153,7 +157,7 @@ absl::StatusOr<std::vector<int32_t>> Generate(Context& c, const Model& model, Ho
     if (on_token && !on_token(token)) break;
     if (static_cast<int64_t>(generated.size()) == options.max_new_tokens) break;
     if (std::count(info.end_tokens.begin(), info.end_tokens.end(), token) > 0) break;
-    logits = decoder.Step({token});
+    logits = step({token}, {});
   }
   return generated;
 }

@@ -28,9 +28,10 @@ struct Prefix {
   int task = kNoTask;
   Var keys, values;
   Var gate;  // [R, 1], [R, 2] or empty (AttentionPrefix)
-  // Whether the base's relative position bias takes the slots for the P positions in front of the
-  // text; otherwise they have none.
+  // Whether the base's relative position bias takes the slots for the positions from `position` on;
+  // otherwise they have none.
   bool biased = false;
+  int64_t position = 0;
 };
 
 class Hooks {
@@ -47,8 +48,15 @@ class Hooks {
   // count on from a prefix.
   virtual int64_t FirstPosition(int /*task*/) const { return 0; }
 
+  // By how much later than they are a text's keys count in T5's relative position bias.
+  virtual int64_t BiasShift(int /*task*/, Stack) const { return 0; }
+
   // Whether a place above the decoder's last attention must see all rows, wanted or not.
   virtual bool ReadsAllRows() const { return false; }
+
+  // Whether rows of `task` in a causal stack depend on later rows of their text, so that nothing of
+  // them can be kept while the text grows or be shared by its continuations.
+  virtual bool ReadsFuture(int /*task*/) const { return false; }
 
   // A trainable tensor that stands in for a base tensor in the rows of `task` (full fine-tuning,
   // BitFit), or null. In the shape of the engine: linears [outputs, inputs], vectors [1, n].

@@ -104,7 +104,8 @@ BatchLayout Model::layout(const Hooks& hooks) const {
           .decoder_start = info_.decoder_start,
           .pad = info_.pad,
           .virtual_tokens = [&hooks](int task) { return hooks.VirtualTokens(task); },
-          .first_position = [&hooks](int task) { return hooks.FirstPosition(task); }};
+          .first_position = [&hooks](int task) { return hooks.FirstPosition(task); },
+          .bias_shift = [&hooks](int task, Stack stack) { return hooks.BiasShift(task, stack); }};
 }
 
 }  // namespace permafrost

@@ -10,9 +10,12 @@
 #include "engine/check.h"
 #include "engine/random_tensor.h"
 #include "io/file.h"
+#include "io/json.h"
 #include "io/safetensors.h"
 #include "kernels/elementwise.h"
+#include "nlohmann/json.hpp"
 #include "peft/adapter_config.h"
+#include "peft/adapterhub.h"
 
 namespace permafrost {
 
@@ -184,6 +187,11 @@ absl::Status ReadParameters(const std::string& path, Method& method) {
 absl::Status WriteGradients(const std::string& path, const Method& method) {
   std::vector<Tensor> kept;
   std::vector<TensorView> views;
+  for (const FileLayout& tensor : method.source()) {
+    kept.push_back(HubGradient(tensor, method));
+    views.push_back(F32View(tensor.name, tensor.shape, kept.back().values()));
+  }
+  if (!method.source().empty()) return WriteSafetensors(path, views);
   for (const Parameter& p : method.parameters()) {
     kept.push_back(p.gradient() ? p.gradient() : Tensor::Zeros(p.value().shape()));
     views.push_back(F32View(p.name(), method.FileShape(p), kept.back().values()));
@@ -196,6 +204,8 @@ absl::StatusOr<Adapter> LoadAdapter(const std::string& folder, int task, Context
   const std::string config_path = folder + "/adapter_config.json";
   const std::string weights_path = folder + "/adapter_model.safetensors";
   PERMAFROST_ASSIGN_OR_RETURN(const std::string text, ReadFile(config_path));
+  PERMAFROST_ASSIGN_OR_RETURN(const nlohmann::json object, ParseJson(text, config_path));
+  if (IsAdapterHubConfig(object)) return LoadAdapterHub(folder, object, task, c, model);
   PERMAFROST_ASSIGN_OR_RETURN(const AdapterConfig config,
                               ParseAdapterConfig(text, config_path, model));
   if (!std::filesystem::exists(weights_path) &&

@@ -45,6 +45,7 @@ Adapter MultitaskPromptAdapter(int task, const MultitaskPromptConfig& config, Te
 // The soft prompt of an adapter, or null if it is another method.
 const PromptTuning* AsPrompt(const Adapter& adapter);
 
+// Reads a PEFT folder, or one of AdapterHub (adapterhub.h).
 // Strict: errors name a config field that is not implemented, every missing, unused and mis-shaped
 // tensor, pickled weights, and an adapter made for another base (its shapes).
 absl::StatusOr<Adapter> LoadAdapter(const std::string& folder, int task, Context& c,
@@ -56,7 +57,7 @@ absl::Status SaveAdapter(const std::string& folder, const Adapter& adapter, cons
 // Replaces parameter values by the tensors of a safetensors file, strictly.
 absl::Status ReadParameters(const std::string& path, Method& method);
 
-// Gradients of the parameters by the names of the adapter file, zeros where none flowed.
+// Gradients by the names of the adapter file that was read, zeros where none flowed.
 absl::Status WriteGradients(const std::string& path, const Method& method);
 
 }  // namespace permafrost

@@ -152,6 +152,10 @@ Bottleneck::Adapter* Bottleneck::Find(const SiteId& site) {
 // A gate's mean runs over all rows, those above the last attention included.
 bool Bottleneck::ReadsAllRows() const { return config_.gate.trained(); }
 
+bool Bottleneck::ReadsFuture(int task) const {
+  return task == task_ && config_.gate.reads_future();
+}
+
 bool Bottleneck::Rests(const Context& c, int layer) const {
   if (!c.training || config_.drop_layers == 0) return false;
   Random random(seed_, step_);
@@ -212,9 +216,9 @@ Var Bottleneck::OnSublayerOutput(Context& c, const SiteId& site, const Var& x_in
     const Var u = Apply(c, *a, h, gates);
     result = config_.adapter_residual_before_ln ? NormIf(c, a->norm_after, Add(c, u, r))
                                                 : Add(c, NormIf(c, a->norm_after, u), r);
-    // The model adds x to what it gets back.
-    if (!config_.original_ln_after) result = Add(c, Scale(c, x, -1), result);
   }
+  // The model adds x to what it gets back.
+  if (!config_.original_ln_after) result = Add(c, Scale(c, x, -1), result);
   return PutRows(c, std::move(y), result, own);
 }
 

@@ -5,9 +5,9 @@
 //   parallel (He et al. 2022)  x + y + s A(x)   beside the feed-forward
 // and what lies between, by the fields of the `adapters` library (peft-survey 1.5). Its rule:
 // sequential: h = x + y if original_ln_before else y; r = y if residual_before_ln else h;
-// u = gate A(LN_b(h)); v = LN_a(u + r) if adapter_residual_before_ln else LN_a(u) + r; result v + x
-// if original_ln_after else v. Parallel: h = x, result LN_a(u) + y + x. LN_b and LN_a are the
-// identity unless asked for.
+// u = gate A(LN_b(h)); v = LN_a(u + r) if adapter_residual_before_ln else LN_a(u) + r.
+// Parallel: h = x, v = LN_a(u) + y. The stream goes on with v + x if original_ln_after else v. LN_b
+// and LN_a are the identity unless asked for.
 #ifndef PERMAFROST_PEFT_BOTTLENECK_H_
 #define PERMAFROST_PEFT_BOTTLENECK_H_
 
@@ -59,6 +59,7 @@ class Bottleneck : public Method {
                                                             const Model& model, Random& random);
 
   bool ReadsAllRows() const override;
+  bool ReadsFuture(int task) const override;
   Var OnSublayerOutput(Context& c, const SiteId& site, const Var& x_in, Var y,
                        const PlaceRows& rows) override;
 

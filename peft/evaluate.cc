@@ -30,6 +30,32 @@ Tensor TargetLosses(Context& c, const Model& model, Hooks& hooks, const Batch& b
   return losses;
 }
 
+// Each candidate behind its text as a line of its own.
+std::vector<TokenLine> SeparateLines(absl::Span<const ChoiceLine> lines) {
+  std::vector<TokenLine> separate;
+  for (const ChoiceLine& line : lines) {
+    for (const std::vector<int32_t>& candidate : line.candidates) {
+      TokenLine& own = separate.emplace_back();
+      own.task = line.task;
+      own.input_ids = line.input_ids;
+      own.input_ids.insert(own.input_ids.end(), candidate.begin(), candidate.end());
+      own.labels.assign(line.input_ids.size(), -100);
+      own.labels.insert(own.labels.end(), candidate.begin(), candidate.end());
+    }
+  }
+  return separate;
+}
+
+// Candidates share their text's rows, unless those depend on the candidate.
+Batch ChoiceBatch(const Model& model, const Hooks& hooks, absl::Span<const ChoiceLine> lines) {
+  const bool separate = !model.info().encoder_decoder &&
+                        std::any_of(lines.begin(), lines.end(), [&](const ChoiceLine& line) {
+                          return hooks.ReadsFuture(line.task);
+                        });
+  if (!separate) return MakeChoiceBatch(model.layout(hooks), lines);
+  return MakeBatch(model.layout(hooks), SeparateLines(lines), Outputs::kLabelled);
+}
+
 }  // namespace
 
 std::vector<std::vector<double>> ScoreChoices(Context& c, const Model& model, Hooks& hooks,
@@ -37,7 +63,7 @@ std::vector<std::vector<double>> ScoreChoices(Context& c, const Model& model, Ho
                                               int64_t batch_size) {
   std::vector<std::vector<double>> scores;
   ForEachBatch(lines, batch_size, [&](size_t, absl::Span<const ChoiceLine> part) {
-    const Batch batch = MakeChoiceBatch(model.layout(hooks), part);
+    const Batch batch = ChoiceBatch(model, hooks, part);
     const Tensor losses = TargetLosses(c, model, hooks, batch);
     size_t target = 0;
     for (const ChoiceLine& line : part) {

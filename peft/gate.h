@@ -28,6 +28,7 @@ struct GateConfig {
   // Prefixes: one gate for keys and values, or one each.
   bool shared = true;
 
+  bool reads_future() const { return kind == Kind::kWhole; }
   bool trained() const { return kind == Kind::kRunning || kind == Kind::kWhole; }
   bool constant() const { return kind == Kind::kConstant; }
 };

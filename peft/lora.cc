@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/check.h"
 #include "io/regex.h"
 
@@ -59,6 +61,24 @@ absl::Status CheckConfig(const LoraConfig& config, const MatchedTargets& targets
   if (config.lora_bias) return refuse("embedding among the targets", "lora_bias");
   if (StartsFromBase(config.init)) {
     return refuse("embedding among the targets", "a start from the base's weights");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckThirds(const LoraConfig& config, int64_t rank) {
+  const std::vector<int>& thirds = config.thirds;
+  if (thirds.empty()) return absl::OkStatus();
+  const bool ascending = std::is_sorted(thirds.begin(), thirds.end(), std::less_equal<>()) &&
+                         thirds.front() >= 0 && thirds.back() <= 2;
+  if (!ascending || rank % static_cast<int64_t>(thirds.size()) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "LoRA thirds: expected some of 0, 1, 2 in order, whose number divides the rank ", rank,
+        ", found ", absl::StrJoin(thirds, ", ")));
+  }
+  if (config.dora || StartsFromBase(config.init)) {
+    return absl::InvalidArgumentError(
+        "LoRA: expected no LoRAs of thirds, found them with DoRA or a start from the base's "
+        "weights");
   }
   return absl::OkStatus();
 }
@@ -125,6 +145,10 @@ absl::Status Lora::AddPair(const LoraConfig& config, Context& c, const Model& mo
                   .dropout = static_cast<float>(config.dropout),
                   .mask = {}};
   pair.start = std::move(start);
+  if (place.site.projection == Projection::kFusedQueryKeyValue) {
+    PERMAFROST_RETURN_IF_ERROR(CheckThirds(config, rank));
+    pair.thirds = config.thirds;
+  }
   pair.a = parameters_.size();
   parameters_.Add(name + ".lora_A.weight", fresh.a);
   pair.b = parameters_.size();
@@ -143,8 +167,11 @@ absl::Status Lora::AddPair(const LoraConfig& config, Context& c, const Model& mo
   if (config.gate.constant()) pair.options.scale = static_cast<float>(config.gate.value);
   if (config.gate.trained()) {
     pair.options.scale = 1;
-    pair.gate.emplace(parameters_, name + ".lora_gate", place.inputs, 1, config.gate.kind, random);
+    pair.gate.emplace(parameters_, name + ".lora_gate", place.inputs,
+                      std::max<int64_t>(1, static_cast<int64_t>(pair.thirds.size())),
+                      config.gate.kind, random);
     reads_all_rows_ = true;
+    reads_future_ = config.gate.reads_future();
     mergeable_ = false;
   }
   pairs_[static_cast<size_t>(place.index)] = std::move(pair);
@@ -232,7 +259,8 @@ Var Lora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
                                    parameters_[pair->dora->magnitude].var(), bias, options, own);
   }
   const Var gate = pair->gate.has_value() ? pair->gate->Of(c, x, rows, task_) : Var();
-  y = AddLowRank(c, std::move(y), x, a, b, options, own, gate);
+  y = pair->thirds.empty() ? AddLowRank(c, std::move(y), x, a, b, options, own, gate)
+                           : AddThirds(c, *pair, options, x, std::move(y), gate, own);
   if (pair->bias.has_value()) {
     y = AddSpanBias(c, std::move(y), parameters_[*pair->bias].var(), pair->options.scale, own);
   }
@@ -241,6 +269,27 @@ Var Lora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
     y = AddLowRank(c, std::move(y), x, Var(pair->start.a), Var(pair->start.b), minus, own);
   }
   return y;
+}
+
+Var Lora::AddThirds(Context& c, const Pair& pair, const LowRank& options, const Var& x, Var y,
+                    const Var& gates, absl::Span<const TaskSpan> spans) const {
+  const Var &a = parameters_[pair.a].var(), &b = parameters_[pair.b].var();
+  const auto parts = static_cast<int64_t>(pair.thirds.size());
+  const int64_t rank = a.rows() / parts, width = b.rows() / 3;
+  for (int64_t j = 0; j < parts; ++j) {
+    const int64_t first = pair.thirds[static_cast<size_t>(j)] * width;
+    const TaskSpan own{first, first + width, task_};
+    const Var columns = TakeRows(c, Columns(c, b, j * rank, rank), {own});
+    const Var block = PutRows(c, Var(Tensor::Zeros({b.rows(), rank})), columns, {own});
+    y = AddLowRank(c, std::move(y), x, TakeRows(c, a, {{j * rank, (j + 1) * rank, task_}}), block,
+                   options, spans, gates ? Columns(c, gates, j, 1) : gates);
+  }
+  return y;
+}
+
+std::optional<float> Lora::ScaleOf(int linear) const {
+  const std::optional<Pair>& pair = pairs_[static_cast<size_t>(linear)];
+  return pair.has_value() ? std::optional(pair->options.scale) : std::nullopt;
 }
 
 std::vector<GateMean> Lora::TakeGateMeans() {
@@ -285,6 +334,17 @@ bool Lora::IsCopyOfBase(const TensorView& t) const {
 
 LowRankPair Lora::Factors(const Pair& pair) const {
   const Tensor &a = parameters_[pair.a].value(), &b = parameters_[pair.b].value();
+  if (!pair.thirds.empty()) {
+    const int64_t rank = a.rows() / static_cast<int64_t>(pair.thirds.size());
+    const Tensor blocks = Tensor::Zeros(b.shape());
+    for (int64_t n = 0; n < b.rows(); ++n) {
+      for (int64_t k = 0; k < b.columns(); ++k) {
+        const bool own = n / (b.rows() / 3) == pair.thirds[static_cast<size_t>(k / rank)];
+        if (own) blocks.row(n)[k] = b.row(n)[k];
+      }
+    }
+    return {a, blocks};
+  }
   if (!pair.start.a) return {a, b};
   return {StackedRows(a, pair.start.a), WithNegatedColumns(b, pair.start.b)};
 }

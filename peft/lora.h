@@ -39,6 +39,9 @@ struct LoraConfig {
   std::vector<std::pair<std::string, int64_t>> rank_pattern;
   std::vector<std::pair<std::string, double>> alpha_pattern;
   GateConfig gate;  // in place of s (UniPELT)
+  // GPT-2's c_attn, if not empty: each of these thirds of its output (q 0, k 1, v 2) has a LoRA,
+  // and gate, of its own, with an equal share of the rank (AdapterHub). B is block-diagonal then.
+  std::vector<int> thirds;
 };
 
 // PEFT's default targets of a model type.
@@ -76,9 +79,12 @@ class Lora : public Method {
   // What acts on a linear (its index), if anything does. Its tensors are the method's own, unless
   // the pair started from the base's weights.
   std::optional<LoraTerm> TermOf(int linear) const;
+  // s of a linear by its index; nothing if it is no target.
+  std::optional<float> ScaleOf(int linear) const;
   bool acts_on_embeddings() const { return !embeddings_.empty(); }
 
   bool ReadsAllRows() const override { return reads_all_rows_; }
+  bool ReadsFuture(int task) const override { return task == task_ && reads_future_; }
   std::vector<GateMean> TakeGateMeans() override;
 
   // Vectors are stored as [N].
@@ -108,6 +114,7 @@ class Lora : public Method {
     std::optional<Dora> dora = std::nullopt;
     std::optional<Gate> gate = std::nullopt;
     LowRankPair start = {};  // what is subtracted, or empty
+    std::vector<int> thirds = {};
   };
   struct EmbeddingPair {
     EmbeddingPlace place;
@@ -122,6 +129,9 @@ class Lora : public Method {
                             const EmbeddingPlace& place, Random& random);
   absl::Status AddCopies(const LoraConfig& config, Context& c, const Model& model);
   const Pair* PairAt(const LinearPlace& place) const;
+  // y + the term of each third.
+  Var AddThirds(Context& c, const Pair& pair, const LowRank& options, const Var& x, Var y,
+                const Var& gates, absl::Span<const TaskSpan> spans) const;
   // A and B, what was subtracted at the start included.
   LowRankPair Factors(const Pair& pair) const;
 
@@ -131,6 +141,7 @@ class Lora : public Method {
   std::vector<int64_t> embedding_shape_;  // [V, D]
   bool mergeable_ = true;
   bool reads_all_rows_ = false;
+  bool reads_future_ = false;
 };
 
 }  // namespace permafrost

@@ -80,6 +80,7 @@ absl::StatusOr<LoraConfig> ReadLoraConfig(const ConfigFile& file) {
   LoraConfig lora;
   FieldReader own(file);  // of a LoRA in UniPELT
   own("gate", lora.gate);
+  own("thirds", lora.thirds);
   PERMAFROST_RETURN_IF_ERROR(own.Finish(known));
   PERMAFROST_ASSIGN_OR_RETURN(lora.rank, fields.IntOr("r", 8));
   if (lora.rank < 1) return ConfigError(fields, "r", "at least 1", absl::StrCat(lora.rank));
@@ -125,6 +126,7 @@ void WriteConfig(const LoraConfig& config, const Model& model, nlohmann::ordered
   if (lora.gate.kind == GateConfig::Kind::kNone) return;
   FieldWriter writer(object);
   writer("gate", lora.gate);
+  writer("thirds", lora.thirds);
 }
 
 }  // namespace permafrost

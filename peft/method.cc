@@ -63,9 +63,23 @@ int64_t AdapterSet::FirstPosition(int task) const {
   return 0;
 }
 
+int64_t AdapterSet::BiasShift(int task, Stack stack) const {
+  for (const auto& m : methods_) {
+    if (m->task() == task) return m->BiasShift(task, stack);
+  }
+  return 0;
+}
+
 bool AdapterSet::ReadsAllRows() const {
   return std::any_of(methods_.begin(), methods_.end(),
                      [](const auto& m) { return m->ReadsAllRows(); });
+}
+
+bool AdapterSet::ReadsFuture(int task) const {
+  for (const auto& m : methods_) {
+    if (m->task() == task) return m->ReadsFuture(task);
+  }
+  return false;
 }
 
 const Var* AdapterSet::Replacement(TensorId tensor, int task) const {

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -20,6 +21,17 @@ struct FileTensor {
   std::string name;
   std::vector<int64_t> shape;
   Tensor value;
+};
+
+// A tensor of another library's file: parts of parameters one after another, each read row by row.
+struct FilePart {
+  size_t parameter;  // into Method::parameters()
+  int64_t row = 0, column = 0, rows = 0, columns = 0;
+};
+struct FileLayout {
+  std::string name;
+  std::vector<int64_t> shape;
+  std::vector<FilePart> parts;
 };
 
 // The mean of a gate over its task's rows since it was last asked.
@@ -48,6 +60,11 @@ class Method : public Hooks {
   virtual std::string InputTemplate() const { return ""; }
   // How many prompts a line can choose from (TokenLine::prompt).
   virtual int64_t Prompts() const { return 1; }
+
+  // The tensors of the file that the parameters came from, if those are not the parameters
+  // themselves (adapterhub.h): gradients go by their names.
+  const std::vector<FileLayout>& source() const { return source_; }
+  void set_source(std::vector<FileLayout> source) { source_ = std::move(source); }
 
   // Means of the method's gates since they were last taken, over all rows of its task.
   virtual std::vector<GateMean> TakeGateMeans() { return {}; }
@@ -80,6 +97,9 @@ class Method : public Hooks {
   uint64_t seed_ = 0;
   uint32_t step_ = 0;
   ParameterList parameters_;
+
+ private:
+  std::vector<FileLayout> source_;
 };
 
 // Several methods side by side, each on its own task: the hooks of a batch that mixes adapters.
@@ -97,7 +117,9 @@ class AdapterSet : public Hooks {
   int64_t VirtualTokens(int task) const override;
   int64_t AnchoredTokens(int task) const override;
   int64_t FirstPosition(int task) const override;
+  int64_t BiasShift(int task, Stack stack) const override;
   bool ReadsAllRows() const override;
+  bool ReadsFuture(int task) const override;
   const Var* Replacement(TensorId tensor, int task) const override;
   const Var* TiedHeadReplacement(TensorId embedding, int task) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;

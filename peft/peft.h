@@ -3,6 +3,7 @@
 #define PERMAFROST_PEFT_PEFT_H_
 
 #include "peft/adapter_file.h"
+#include "peft/adapterhub.h"
 #include "peft/combine.h"
 #include "peft/evaluate.h"
 #include "peft/extract_lora.h"

@@ -111,11 +111,21 @@ int64_t PrefixTuning::FirstPosition(int task) const {
   return task == task_ && config_.text_after_prefix ? config_.virtual_tokens : 0;
 }
 
+int64_t PrefixTuning::BiasShift(int task, Stack stack) const {
+  const bool shifted = config_.positions == PrefixTuningConfig::Positions::kShifted &&
+                       (stack == Stack::kEncoder ? config_.encoder : config_.decoder);
+  return task == task_ && shifted ? config_.virtual_tokens : 0;
+}
+
+bool PrefixTuning::ReadsFuture(int task) const {
+  return task == task_ && config_.gate.reads_future() && (config_.decoder || config_.cross);
+}
+
 Var PrefixTuning::TableOf(Context& c, const Group& group) const {
   const auto var = [&](size_t i) { return parameters_[group.parameter + i].var(); };
   if (!config_.projection) return var(0);
   Var h = AddBias(c, MatMulTransposed(c, var(0), var(1)), var(2));
-  h = Activate(c, Activation::kTanh, std::move(h));
+  h = Activate(c, config_.projection_activation, std::move(h));
   return AddBias(c, MatMulTransposed(c, h, var(3)), var(4));
 }
 
@@ -139,11 +149,14 @@ void PrefixTuning::OnAttention(Context& c, const SiteId& site, const Var& x, con
     if (group.stack != site.stack || group.sublayer != site.sublayer) continue;
     const size_t layer = static_cast<size_t>(site.layer);
     if (group.key_row[layer] < 0) continue;
-    Prefix prefix{task_,
-                  Columns(c, group.table, group.key_row[layer] * width_, width_),
-                  Columns(c, group.table, group.value_row[layer] * width_, width_),
-                  {},
-                  config_.biased && site.sublayer == Sublayer::kSelfAttention};
+    Prefix prefix{
+        task_,
+        Columns(c, group.table, group.key_row[layer] * width_, width_),
+        Columns(c, group.table, group.value_row[layer] * width_, width_),
+        {},
+        config_.positions != PrefixTuningConfig::Positions::kNone &&
+            site.sublayer == Sublayer::kSelfAttention,
+        config_.positions == PrefixTuningConfig::Positions::kShifted ? 0 : -config_.virtual_tokens};
     if (config_.gate.constant()) {
       const float factor = static_cast<float>(config_.gate.value);
       prefix.keys = Scale(c, std::move(prefix.keys), factor);

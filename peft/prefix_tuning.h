@@ -7,7 +7,9 @@
 // Groups: the decoder's self-attention; in T5 also the encoder's and the cross attention.
 // Positions: a decoder-only text starts at position P, as PEFT and the paper's code have it (keys
 // of the prefix are not rotated). T5's relative bias sees either no prefix at all (the default for
-// own prefixes, nearest to the paper) or takes it for the P positions before the text (PEFT).
+// own prefixes, nearest to the paper) or takes it for the P positions before the text (PEFT), or
+// counts the text's keys, not its queries, from P on, so that words are P further apart than they
+// are (AdapterHub).
 #ifndef PERMAFROST_PEFT_PREFIX_TUNING_H_
 #define PERMAFROST_PEFT_PREFIX_TUNING_H_
 
@@ -28,15 +30,17 @@ struct PrefixTuningConfig {
   bool projection = false;       // trained through the network
   int64_t projection_width = 0;  // m; 0: G K
   int64_t embedding_width = 0;   // e; 0: G K
-  double dropout = 0;            // on the tables
+  Activation projection_activation = Activation::kTanh;
+  double dropout = 0;  // on the tables
   enum class Init { kNormal, kZero };
   Init init = Init::kNormal;
   // PEFT's file: the decoder's group alone. In T5 its table has `layers` layers of which decoder
   // layer l reads keys at row 4 l mod 2 `layers` and values at the row after: for an even number
   // of layers half of the rows are dead and layers share the others (peft-survey 1.2.3).
   bool peft_layout = true;
-  int64_t layers = 0;             // PEFT's num_layers; 0: the base's
-  bool biased = true;             // T5: see above
+  int64_t layers = 0;  // PEFT's num_layers; 0: the base's
+  enum class Positions { kNone, kCache, kShifted };
+  Positions positions = Positions::kCache;  // in T5's bias: none; before the text; see above
   bool text_after_prefix = true;  // decoder-only: the text starts at position P, else at 0
   GateConfig gate;
   std::vector<int> leave_out;  // layers without a prefix, T5's decoder counted after its encoder
@@ -52,6 +56,8 @@ class PrefixTuning : public Method {
                                                               const Model& model, Random& random);
 
   int64_t FirstPosition(int task) const override;
+  int64_t BiasShift(int task, Stack stack) const override;
+  bool ReadsFuture(int task) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
   void OnAttention(Context& c, const SiteId& site, const Var& x, const PlaceRows& rows,
                    std::vector<Prefix>& prefixes) override;

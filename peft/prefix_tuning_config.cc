@@ -17,7 +17,11 @@ void VisitFields(Config& p, Visitor& visit) {
   visit("encoder_hidden_size", p.projection_width);
   visit("embedding_size", p.embedding_width);
   visit("dropout", p.dropout);
-  visit("position_bias", p.biased);
+  visit.template Choice<PrefixTuningConfig::Positions>(
+      "positions", p.positions,
+      {{"none", PrefixTuningConfig::Positions::kNone},
+       {"cache", PrefixTuningConfig::Positions::kCache},
+       {"shifted", PrefixTuningConfig::Positions::kShifted}});
   visit("text_after_prefix", p.text_after_prefix);
   visit("gate", p.gate);
   visit("leave_out", p.leave_out);

@@ -35,9 +35,20 @@ int64_t UniPelt::FirstPosition(int task) const {
   return first;
 }
 
+int64_t UniPelt::BiasShift(int task, Stack stack) const {
+  int64_t shift = 0;
+  for (const auto& part : parts_) shift = std::max(shift, part->BiasShift(task, stack));
+  return shift;
+}
+
 bool UniPelt::ReadsAllRows() const {
   return std::any_of(parts_.begin(), parts_.end(),
                      [](const auto& part) { return part->ReadsAllRows(); });
+}
+
+bool UniPelt::ReadsFuture(int task) const {
+  return std::any_of(parts_.begin(), parts_.end(),
+                     [task](const auto& part) { return part->ReadsFuture(task); });
 }
 
 const Var* UniPelt::Replacement(TensorId tensor, int task) const {

@@ -33,7 +33,9 @@ class UniPelt : public Method {
   const std::vector<std::shared_ptr<Method>>& parts() const { return parts_; }
 
   int64_t FirstPosition(int task) const override;
+  int64_t BiasShift(int task, Stack stack) const override;
   bool ReadsAllRows() const override;
+  bool ReadsFuture(int task) const override;
   const Var* Replacement(TensorId tensor, int task) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
   void OnAttention(Context& c, const SiteId& site, const Var& x, const PlaceRows& rows,

@@ -51,8 +51,8 @@ void RunForward(Context& c, kernels::AttentionForwardArgs args, const Tensor& ou
 
 // What a backward call of the kernel reads and writes beside its forward arguments.
 struct BackwardTensors {
-  Tensor out;    // or delta
-  Tensor delta;  // [R, H]
+  Tensor out;
+  Tensor delta;  // [R, H] of partial segments
   Tensor lse;
   Tensor dout;
   Tensor dq, dk, dv, dbias;  // those wanted
@@ -110,7 +110,7 @@ struct PrefixPass {
     AttentionPlan plan;
     for (int64_t i = 1; i < layout.rows(); ++i) {
       const int32_t* s = layout.i32() + 3 * i;
-      plan.segments.push_back({s[0], s[1], s[2], 0, 1});
+      plan.segments.push_back({s[0], s[1], s[2], 0, 1, 0, true});
     }
     plan.spans.push_back({0, keys.rows(), layout.i32()[0]});
     return plan;
@@ -130,6 +130,13 @@ struct PrefixPass {
       const int32_t* s = layout.i32() + 3 * i;
       for (int64_t row = s[0]; row < s[0] + s[1]; ++row) f(row);
     }
+  }
+  bool Overlaps(int64_t begin, int64_t end) const {
+    for (int64_t i = 1; i < layout.rows(); ++i) {
+      const int32_t* s = layout.i32() + 3 * i;
+      if (begin < s[0] + s[1] && s[0] < end) return true;
+    }
+    return false;
   }
   // x with its rows multiplied by a gate; x itself where there is none.
   Tensor Gated(const Tensor& x, float (PrefixPass::*of)(int64_t) const) const {
@@ -187,13 +194,26 @@ float Dot(const float* x, const float* y, int64_t n) {
   return sum;
 }
 
-// rowsum(dout out) by head [R, H].
-Tensor Delta(const Tensor& dout, const Tensor& out, const AttentionOptions& o) {
+// The plan with the segments marked of which some row sees a prefix too.
+AttentionPlan WithPartialSegments(AttentionPlan plan, absl::Span<const PrefixPass> prefixes) {
+  for (const PrefixPass& prefix : prefixes) {
+    for (kernels::QuerySegment& s : plan.segments) {
+      s.partial = s.partial || prefix.Overlaps(s.begin, s.begin + s.length);
+    }
+  }
+  return plan;
+}
+
+// rowsum(dout out) [R, H] of the rows of partial segments.
+Tensor Delta(const AttentionPlan& plan, const Tensor& dout, const Tensor& out,
+             const AttentionOptions& o) {
   Tensor delta({out.rows(), o.heads}, MemoryTag::kWorkspace);
-  for (int64_t row = 0; row < out.rows(); ++row) {
-    for (int64_t h = 0; h < o.heads; ++h) {
-      const int64_t column = h * o.head_size;
-      delta.row(row)[h] = Dot(dout.row(row) + column, out.row(row) + column, o.head_size);
+  for (const kernels::QuerySegment& s : plan.segments) {
+    for (int64_t row = s.begin; s.partial && row < s.begin + s.length; ++row) {
+      for (int64_t h = 0; h < o.heads; ++h) {
+        const int64_t column = h * o.head_size;
+        delta.row(row)[h] = Dot(dout.row(row) + column, out.row(row) + column, o.head_size);
+      }
     }
   }
   return delta;
@@ -302,14 +322,15 @@ Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& b
         t.dout = dy;
         t.dq = fresh(g.Needs(0), qs), t.dk = fresh(g.Needs(1), ks), t.dv = fresh(g.Needs(2), vs);
         t.dbias = g.Needs(3) ? g.Accumulator(3) : Tensor();
-        if (count == 0) {
-          t.out = out;
-        } else {
-          t.delta = Delta(dy, out, o);
-        }
-        RunBackward(ctx, ForwardArgs(qs, ks, vs, bias_kept, *text, o), t);
+        t.out = out;
+        std::vector<PrefixPass> prefixes_kept;
+        for (size_t i = 0; i < count; ++i) prefixes_kept.push_back(KeptPrefix(s, i));
+        const AttentionPlan marked =
+            count > 0 ? WithPartialSegments(*text, prefixes_kept) : AttentionPlan();
+        if (count > 0) t.delta = Delta(marked, dy, out, o);
+        RunBackward(ctx, ForwardArgs(qs, ks, vs, bias_kept, count > 0 ? marked : *text, o), t);
         for (size_t i = 0; i < count; ++i) {
-          const PrefixPass prefix = KeptPrefix(s, i);
+          const PrefixPass& prefix = prefixes_kept[i];
           const size_t input = kPrefixInput + i * kPrefixInputs;
           const bool gate_wanted = prefix.gate && g.Needs(input + 2);
           BackwardTensors p;

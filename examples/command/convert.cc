@@ -1,6 +1,6 @@
 // permafrost convert: a base as a Hugging Face folder, with an adapter merged in if one is given;
-// soft prompts between Google's .npy files and PEFT folders. convert_combine.cc makes adapters of
-// adapters and of checkpoints.
+// soft prompts between Google's .npy files and PEFT folders; adapters between PEFT's and
+// AdapterHub's folders. convert_combine.cc makes adapters of adapters and of checkpoints.
 #include <algorithm>
 #include <filesystem>
 #include <thread>
@@ -16,13 +16,15 @@
 #include "io/npy.h"
 #include "io/safetensors.h"
 #include "nlohmann/json.hpp"
+#include "peft/adapterhub.h"
 #include "peft/prompt_init.h"
 
 namespace permafrost {
 namespace {
 
 struct ConvertFlags {
-  std::string base, out, prompt_npy, to_npy;
+  std::string base, out, prompt_npy, to_npy, to_peft, to_adapterhub;
+  std::string adapter_name = "adapter";
   std::vector<std::string> adapters;
   CombineFlags combine;
   ExtractFlags extract;
@@ -186,9 +188,31 @@ absl::Status CheckAdapterWork(const ConvertFlags& f) {
   return absl::OkStatus();
 }
 
+// An adapter in another library's format.
+absl::Status ConvertAdapter(const ConvertFlags& f, Context& c, const Model& model) {
+  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, LoadAdapter(f.adapters[0], 0, c, model));
+  const absl::Status saved = f.to_peft.empty()
+                                 ? SaveAdapterHub(f.to_adapterhub, f.adapter_name, adapter, model)
+                                 : SaveAdapter(f.to_peft, adapter, model);
+  if (saved.ok() || saved.code() != absl::StatusCode::kInvalidArgument) return saved;
+  return absl::InvalidArgumentError(
+      absl::StrCat(f.adapters[0], ": ", std::string(saved.message())));
+}
+
 absl::Status RunConvert(const ConvertFlags& f) {
   PERMAFROST_RETURN_IF_ERROR(CheckAdapterWork(f));
   const bool from_npy = !f.prompt_npy.empty(), to_npy = !f.to_npy.empty();
+  const bool adapter_only = !f.to_peft.empty() || !f.to_adapterhub.empty();
+  if (adapter_only) {
+    if (!f.to_peft.empty() && !f.to_adapterhub.empty()) {
+      return UsageError("--to-peft DIR and --to-adapterhub DIR: expected one of them");
+    }
+    if (!f.with_adapter() || from_npy || to_npy || !f.out.empty()) {
+      return UsageError(
+          "--to-peft DIR and --to-adapterhub DIR write an adapter: expected --adapter DIR and no "
+          "--out, --to-npy or --prompt-npy");
+    }
+  }
   if (from_npy && (to_npy || f.with_adapter())) {
     return UsageError(
         "--prompt-npy FILE --out DIR makes an adapter: expected no --adapter and no --to-npy");
@@ -197,8 +221,10 @@ absl::Status RunConvert(const ConvertFlags& f) {
     return UsageError(
         "--to-npy FILE writes the prompt of an adapter: expected --adapter DIR and no --out");
   }
-  if (!to_npy && f.out.empty()) {
-    return UsageError("nothing to write: expected --out DIR or --to-npy FILE");
+  if (!to_npy && !adapter_only && f.out.empty()) {
+    return UsageError(
+        "nothing to write: expected --out DIR, --to-npy FILE, --to-peft DIR or --to-adapterhub "
+        "DIR");
   }
   const int threads = f.threads > 0
                           ? f.threads
@@ -210,6 +236,7 @@ absl::Status RunConvert(const ConvertFlags& f) {
     return CombineFolders(f.combine, f.adapters, f.out, context, *model);
   }
   if (f.extract.rank > 0) return ExtractFolder(f.extract, f.out, context, *model);
+  if (adapter_only) return ConvertAdapter(f, context, *model);
   return to_npy ? PromptToNpy(f, context, *model) : ConvertBase(f, context, *model);
 }
 
@@ -219,13 +246,13 @@ void AddConvert(Commands& commands) {
   auto flags = std::make_shared<ConvertFlags>();
   CLI::App* app = commands.Add(
       "convert",
-      "A base to a Hugging Face folder, adapter merged; a .npy prompt to PEFT and back; adapters "
+      "A base to a Hugging Face folder, adapter merged; adapters to and from .npy and AdapterHub, "
       "combined, or made of two checkpoints",
       [flags] { return RunConvert(*flags); });
   app->add_option("--base", flags->base, "Hugging Face folder or .gguf file")->required();
   app->add_option("--adapter", flags->adapters,
-                  "adapter folder: LoRA, DoRA, IA3 or full to merge, prompt for --to-npy, several "
-                  "for --combine")
+                  "adapter folder: LoRA, DoRA, IA3 or full to merge, or to write with a --to-… "
+                  "flag; several for --combine")
       ->allow_extra_args(false);
   app->add_option("--out", flags->out, "folder to write");
   app->add_option("--prompt-npy", flags->prompt_npy,
@@ -233,6 +260,11 @@ void AddConvert(Commands& commands) {
   app->add_option("--to-npy", flags->to_npy, "file for the prompt of --adapter");
   AddCombineFlags(app, flags->combine);
   AddExtractFlags(app, flags->extract);
+  app->add_option("--to-peft", flags->to_peft, "folder for --adapter in PEFT's format");
+  app->add_option("--to-adapterhub", flags->to_adapterhub,
+                  "folder for --adapter in AdapterHub's format");
+  app->add_option("--adapter-name", flags->adapter_name,
+                  "name in AdapterHub's tensors (default: adapter)");
   app->add_option("--threads", flags->threads, "threads (default: all cores)")
       ->check(Between(1, 1024));
 }

@@ -350,19 +350,35 @@ void PrintTable(const Json& rows, const std::string& indent) {
   }
 }
 
+// Whether all rows have the columns of the first.
+bool IsTable(const Json& rows) {
+  return std::all_of(rows.begin(), rows.end(), [&](const Json& row) {
+    return row.size() == rows[0].size() &&
+           std::all_of(row.items().begin(), row.items().end(),
+                       [&](const auto& item) { return rows[0].contains(item.key()); });
+  });
+}
+
 void PrintFields(const Json& object, const std::string& indent) {
   size_t width = 0;
   for (const auto& [key, value] : object.items()) width = std::max(width, key.size());
   for (const auto& [key, value] : object.items()) {
-    const bool table = value.is_array() && !value.empty() && value[0].is_object();
+    const bool objects = value.is_array() && !value.empty() && value[0].is_object();
     if (value.is_null()) continue;
-    if (!table && !value.is_object()) {
+    if (objects && !IsTable(value)) {
+      for (size_t i = 0; i < value.size(); ++i) {
+        std::printf("%s%s %zu\n", indent.c_str(), key.c_str(), i);
+        PrintFields(value[i], indent + "  ");
+      }
+      continue;
+    }
+    if (!objects && !value.is_object()) {
       std::printf("%s%-*s  %s\n", indent.c_str(), static_cast<int>(width), key.c_str(),
                   Scalar(key, value).c_str());
       continue;
     }
     std::printf("%s%s\n", indent.c_str(), key.c_str());
-    table ? PrintTable(value, indent + "  ") : PrintFields(value, indent + "  ");
+    objects ? PrintTable(value, indent + "  ") : PrintFields(value, indent + "  ");
   }
 }
 

@@ -62,8 +62,12 @@ absl::StatusOr<PrefixTuningConfig> PrefixOf(const ModuleFlags& f, const SharedSe
     *wanted = true;
   }
   const bool decoder_alone = prefix.decoder && !prefix.encoder && !prefix.cross;
-  prefix.biased = f.positions.empty() ? decoder_alone && !in_union : f.positions == "cache";
-  prefix.peft_layout = decoder_alone && !in_union && (prefix.biased || !info.encoder_decoder);
+  using Positions = PrefixTuningConfig::Positions;
+  const bool cache = f.positions.empty() ? decoder_alone && !in_union : f.positions == "cache";
+  prefix.positions = f.positions == "shifted" ? Positions::kShifted
+                     : cache                  ? Positions::kCache
+                                              : Positions::kNone;
+  prefix.peft_layout = decoder_alone && !in_union && (cache || !info.encoder_decoder);
   if (prefix.peft_layout) prefix.layers = std::max(info.layers, info.decoder_layers);
   prefix.text_after_prefix = !info.encoder_decoder;
   prefix.projection = f.projection;
@@ -136,11 +140,13 @@ void AddModuleFlags(CLI::App* app, ModuleFlags& f, const OwnFlag& own) {
                       "prefix: which attentions of encoder,decoder,cross (T5)"),
       {"prefix", "unipelt"})
       ->capture_default_str();
-  own(app->add_option("--prefix-positions", f.positions,
-                      "prefix: what T5's position bias takes the prefix for: the positions before "
-                      "the text (cache, PEFT's) or none; default: cache for the decoder alone"),
+  own(app->add_option(
+          "--prefix-positions", f.positions,
+          "prefix: what T5's position bias takes the prefix for: the positions before "
+          "the text (cache, PEFT's), the first ones of a text whose keys count from there on "
+          "(shifted, AdapterHub's) or none; default: cache for the decoder alone"),
       {"prefix", "unipelt"})
-      ->check(CLI::IsMember({"cache", "none"}));
+      ->check(CLI::IsMember({"cache", "none", "shifted"}));
   own(app->add_flag("--prefix-projection", f.projection, "prefix: trained through a network"),
       {"prefix", "unipelt"});
   own(app->add_option("--projection-width", f.projection_width, "prefix: width of that network"),

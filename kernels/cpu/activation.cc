@@ -81,6 +81,19 @@ struct TanhOp {
   }
 };
 
+struct LeakyRelu {
+  static PERMAFROST_MATH_INLINE FloatVec Value(FloatVec x) {
+    const FloatTag d;
+    const FloatVec below = hn::Mul(x, hn::Set(d, static_cast<float>(kLeakySlope)));
+    return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), below, x);
+  }
+  static PERMAFROST_MATH_INLINE ValueAndSlope Both(FloatVec x) {
+    const FloatTag d;
+    return {Value(x), hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Set(d, 1.0f),
+                                     hn::Set(d, static_cast<float>(kLeakySlope)))};
+  }
+};
+
 template <class Op>
 void Forward(const ActivationForwardArgs& a, int64_t begin, int64_t end) {
   const float* x = a.x + begin;
@@ -124,18 +137,20 @@ void GatedGradient(const GatedBackwardArgs& a, int64_t begin, int64_t end) {
 }
 
 // Calls F<Op>(args, begin, end) for the activation.
-#define PERMAFROST_BY_ACTIVATION(F)      \
-  switch (a.activation) {                \
-    case Activation::kRelu:              \
-      return F<Relu>(a, begin, end);     \
-    case Activation::kGeluErf:           \
-      return F<GeluErf>(a, begin, end);  \
-    case Activation::kGeluTanh:          \
-      return F<GeluTanh>(a, begin, end); \
-    case Activation::kSilu:              \
-      return F<Silu>(a, begin, end);     \
-    case Activation::kTanh:              \
-      return F<TanhOp>(a, begin, end);   \
+#define PERMAFROST_BY_ACTIVATION(F)       \
+  switch (a.activation) {                 \
+    case Activation::kRelu:               \
+      return F<Relu>(a, begin, end);      \
+    case Activation::kGeluErf:            \
+      return F<GeluErf>(a, begin, end);   \
+    case Activation::kGeluTanh:           \
+      return F<GeluTanh>(a, begin, end);  \
+    case Activation::kSilu:               \
+      return F<Silu>(a, begin, end);      \
+    case Activation::kTanh:               \
+      return F<TanhOp>(a, begin, end);    \
+    case Activation::kLeakyRelu:          \
+      return F<LeakyRelu>(a, begin, end); \
   }
 void ForwardRange(const ActivationForwardArgs& a, int64_t begin, int64_t end) {
   PERMAFROST_BY_ACTIVATION(Forward)

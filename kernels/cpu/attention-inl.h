@@ -256,10 +256,22 @@ HWY_INLINE int32_t VisibleLimit(bool causal, int64_t position) {
   return causal ? static_cast<int32_t>(position) + 1 : kNoPosition;
 }
 
-// Position bias of one head for the query at position i: center[distance], |distance| <= reach.
+// Which distances of keys from a query the bias tells apart: those in [low, high]; farther ones
+// count as the nearest of them.
+struct BiasReach {
+  int32_t low;
+  int32_t high;
+};
+// Of a table of 2 M + 1 distances whose middle is at distance -shift.
+HWY_INLINE BiasReach ReachOf(int64_t table_distance, int32_t shift) {
+  const int32_t m = static_cast<int32_t>(table_distance);
+  return {-m - shift, m - shift};
+}
+
+// Position bias of one head for the query at position i: zero[distance] in its reach.
 struct BiasRow {
-  const float* center;
-  int32_t reach;
+  const float* zero;
+  BiasReach reach;
   int32_t position;
 };
 
@@ -267,35 +279,35 @@ struct BiasRow {
 enum class BiasLanes { kInTable, kAllAhead, kAllBehind, kMixed };
 
 HWY_INLINE BiasLanes ClassifyLanes(bool run, const int32_t* position, int32_t query,
-                                   int32_t reach) {
+                                   BiasReach reach) {
   if (!run) return BiasLanes::kMixed;
   const int32_t lo = position[0] - query;
   const int32_t hi = lo + static_cast<int32_t>(kLanes) - 1;
-  if (lo >= -reach && hi <= reach) return BiasLanes::kInTable;
-  if (lo >= reach) return BiasLanes::kAllAhead;
-  if (hi <= -reach) return BiasLanes::kAllBehind;
+  if (lo >= reach.low && hi <= reach.high) return BiasLanes::kInTable;
+  if (lo >= reach.high) return BiasLanes::kAllAhead;
+  if (hi <= reach.low) return BiasLanes::kAllBehind;
   return BiasLanes::kMixed;
 }
 
-HWY_INLINE auto ClampedDistances(const int32_t* position, int32_t query, int32_t reach) {
+HWY_INLINE auto ClampedDistances(const int32_t* position, int32_t query, BiasReach reach) {
   const Int32Tag di;
   const auto distance = hn::Sub(hn::LoadU(di, position), hn::Set(di, query));
-  return hn::Min(hn::Max(distance, hn::Set(di, -reach)), hn::Set(di, reach));
+  return hn::Min(hn::Max(distance, hn::Set(di, reach.low)), hn::Set(di, reach.high));
 }
 
 HWY_INLINE FloatVec BiasVector(const BiasRow& bias, bool run, const int32_t* position) {
   const FloatTag d;
   switch (ClassifyLanes(run, position, bias.position, bias.reach)) {
     case BiasLanes::kInTable:
-      return hn::LoadU(d, bias.center + (position[0] - bias.position));
+      return hn::LoadU(d, bias.zero + (position[0] - bias.position));
     case BiasLanes::kAllAhead:
-      return hn::Set(d, bias.center[bias.reach]);
+      return hn::Set(d, bias.zero[bias.reach.high]);
     case BiasLanes::kAllBehind:
-      return hn::Set(d, bias.center[-bias.reach]);
+      return hn::Set(d, bias.zero[bias.reach.low]);
     case BiasLanes::kMixed:
       break;
   }
-  return hn::GatherIndex(d, bias.center, ClampedDistances(position, bias.position, bias.reach));
+  return hn::GatherIndex(d, bias.zero, ClampedDistances(position, bias.position, bias.reach));
 }
 
 }  // namespace HWY_NAMESPACE

@@ -73,12 +73,12 @@ HWY_NOINLINE void SoftmaxTile(const AttentionForwardArgs& args, const LogicalRow
                               int64_t rows, const ScoreTile& tile, ForwardScratch& scratch) {
   const FloatTag d;
   const int64_t padded = RoundUp(args.head_size, kMaxLanes);
-  const int32_t reach = static_cast<int32_t>(args.bias_distance);
+  const BiasReach reach = ReachOf(args.bias_distance, block.bias_shift);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t position = block.Position(r);
     const BiasRow bias = {
-        kBias ? args.bias + block.Head(r) * (2 * args.bias_distance + 1) + reach : nullptr, reach,
-        static_cast<int32_t>(position)};
+        kBias ? args.bias + block.Head(r) * (2 * args.bias_distance + 1) - reach.low : nullptr,
+        reach, static_cast<int32_t>(position)};
     float* s = scratch.scores + r * kKeyBlock;
     const float tile_max =
         FinishScores<kMasked, kBias>(tile, VisibleLimit(args.causal, position), bias, s);
@@ -267,7 +267,8 @@ void RunForwardItem(const AttentionForwardArgs& args, const ForwardItem& item,
              args.head_size, padded, scratch.packed_v);
   }
   for (int64_t r = item.first; r < item.last; r += kRowBlock) {
-    const LogicalRows block = {segment.begin, item.key_head, group, args.head_size, r};
+    const LogicalRows block = {segment.begin,      item.key_head,  group, args.head_size, r,
+                               BiasShift(segment), segment.partial};
     AttendRows(args, block, HWY_MIN(kRowBlock, item.last - r), item.last - r, in_place, scratch);
   }
 }

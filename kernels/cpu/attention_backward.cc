@@ -24,22 +24,22 @@ namespace permafrost::kernels::cpu {
 namespace HWY_NAMESPACE {
 namespace {
 
-// dbias center[clamped distance] += ds for a vector of keys; invisible lanes of ds are zero.
+// dbias zero[clamped distance] += ds for a vector of keys; invisible lanes of ds are zero.
 HWY_INLINE void AddBiasGradient(FloatVec ds, bool run, const int32_t* position, int32_t query,
-                                int32_t reach, float* center) {
+                                BiasReach reach, float* zero) {
   const FloatTag d;
   const Int32Tag di;
   switch (ClassifyLanes(run, position, query, reach)) {
     case BiasLanes::kInTable: {
-      float* to = center + (position[0] - query);
+      float* to = zero + (position[0] - query);
       hn::StoreU(hn::Add(hn::LoadU(d, to), ds), d, to);
       return;
     }
     case BiasLanes::kAllAhead:
-      center[reach] += hn::GetLane(hn::SumOfLanes(d, ds));
+      zero[reach.high] += hn::GetLane(hn::SumOfLanes(d, ds));
       return;
     case BiasLanes::kAllBehind:
-      center[-reach] += hn::GetLane(hn::SumOfLanes(d, ds));
+      zero[reach.low] += hn::GetLane(hn::SumOfLanes(d, ds));
       return;
     case BiasLanes::kMixed:
       break;
@@ -48,7 +48,7 @@ HWY_INLINE void AddBiasGradient(FloatVec ds, bool run, const int32_t* position, 
   HWY_ALIGN int32_t bucket[kLanes];
   hn::Store(ds, d, value);
   hn::Store(ClampedDistances(position, query, reach), di, bucket);
-  for (int64_t i = 0; i < kLanes; ++i) center[bucket[i]] += value[i];
+  for (int64_t i = 0; i < kLanes; ++i) zero[bucket[i]] += value[i];
 }
 
 // A tile for the block's first `rows` rows: turns scores in scratch.p into probabilities and
@@ -60,12 +60,12 @@ HWY_NOINLINE void SoftmaxBackwardTile(const AttentionBackwardArgs& args, const L
                                       BackwardScratch& scratch) {
   const FloatTag d;
   const int64_t buckets = 2 * args.bias_distance + 1;
-  const int32_t reach = static_cast<int32_t>(args.bias_distance);
+  const BiasReach reach = ReachOf(args.bias_distance, block.bias_shift);
   for (int64_t r = 0; r < rows; ++r) {
     const int32_t query = static_cast<int32_t>(block.Position(r));
     const int32_t limit = VisibleLimit(args.causal, query);
-    const int64_t center = block.Head(r) * buckets + reach;
-    const BiasRow bias = {kBias ? args.bias + center : nullptr, reach, query};
+    const int64_t zero = block.Head(r) * buckets - reach.low;
+    const BiasRow bias = {kBias ? args.bias + zero : nullptr, reach, query};
     const FloatVec lse = hn::Set(d, scratch.lse[r]);
     const FloatVec delta = hn::Set(d, scratch.delta[r]);
     float* p = scratch.p + r * kKeyBlock;
@@ -85,7 +85,7 @@ HWY_NOINLINE void SoftmaxBackwardTile(const AttentionBackwardArgs& args, const L
       hn::Store(e, d, p + j);
       hn::Store(g, d, ds + j);
       if (dbias != nullptr) {
-        AddBiasGradient(g, tile.run, tile.position + j, query, reach, dbias + center);
+        AddBiasGradient(g, tile.run, tile.position + j, query, reach, dbias + zero);
       }
     }
   }
@@ -99,7 +99,7 @@ HWY_INLINE void PackQueryRows(const AttentionBackwardArgs& args, const LogicalRo
     if (r + kAhead < left) {
       PrefetchRow(args.q + block.Offset(r + kAhead, args.q_stride), args.head_size);
       PrefetchRow(args.dout + block.Offset(r + kAhead, args.dout_stride), args.head_size);
-      if (args.delta == nullptr) {
+      if (!block.partial) {
         PrefetchRow(args.out + block.Offset(r + kAhead, args.out_stride), args.head_size);
       }
     }
@@ -109,7 +109,7 @@ HWY_INLINE void PackQueryRows(const AttentionBackwardArgs& args, const LogicalRo
     PackRow(dout, args.head_size, 1.0f, scratch.dout + r * padded);
     const int64_t head = block.Row(r) * args.heads + block.Head(r);
     scratch.lse[r] = args.lse[head];
-    if (args.delta != nullptr) {
+    if (block.partial) {
       scratch.delta[r] = args.delta[head];
       continue;
     }
@@ -127,7 +127,7 @@ HWY_INLINE void MatchLoneKey(const AttentionBackwardArgs& args, const LogicalRow
                              int64_t rows, int64_t tile_begin, BackwardScratch& scratch) {
   const KeyList& keys = scratch.keys;
   const int64_t column = keys.lowest - tile_begin;
-  if (args.delta != nullptr || column < 0 || column >= kKeyBlock) return;
+  if (block.partial || column < 0 || column >= kKeyBlock) return;
   for (int64_t r = 0; r < rows; ++r) {
     if (keys.count == 1 || (args.causal && block.Position(r) < keys.second)) {
       scratch.delta[r] = scratch.ds[r * kKeyBlock + column];
@@ -200,7 +200,8 @@ void RunBackwardItem(const AttentionBackwardArgs& args, int64_t s, int64_t key_h
   const int64_t group = args.heads / args.key_heads;
   const int64_t rows = segment.length * group;
   for (int64_t r = 0; r < rows; r += kRowBlock) {
-    const LogicalRows block = {segment.begin, key_head, group, args.head_size, r};
+    const LogicalRows block = {segment.begin,      key_head,       group, args.head_size, r,
+                               BiasShift(segment), segment.partial};
     BackwardRows(args, block, HWY_MIN(kRowBlock, rows - r), rows - r, dbias, scratch);
   }
 }

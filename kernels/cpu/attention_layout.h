@@ -34,6 +34,11 @@ inline int64_t RoundUp(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
+// A shift beyond any position acts as one at kFarPosition.
+inline int32_t BiasShift(const QuerySegment& segment) {
+  return static_cast<int32_t>(std::clamp(segment.bias_shift, -kFarPosition, kFarPosition));
+}
+
 // The logical rows of a segment and key head, from one of them on.
 struct LogicalRows {
   int64_t begin;  // the segment's first query row
@@ -41,6 +46,8 @@ struct LogicalRows {
   int64_t group;
   int64_t head_size;
   int64_t first;
+  int32_t bias_shift;
+  bool partial;
 
   int64_t Position(int64_t r) const { return (first + r) / group; }
   int64_t Row(int64_t r) const { return begin + Position(r); }

@@ -46,11 +46,13 @@ T Activate(Activation activation, T x) {
       return x * Sigmoid(x);
     case Activation::kTanh:
       return std::tanh(x);
+    case Activation::kLeakyRelu:
+      return x < T(0) ? T(kLeakySlope) * x : x;
   }
   return T(0);
 }
 
-// act'(x). The gradient of relu at 0 is 0.
+// act'(x). The gradient of relu at 0 is 0, that of leaky_relu its slope below 0.
 template <class T>
 T ActivationDerivative(Activation activation, T x) {
   switch (activation) {
@@ -68,6 +70,8 @@ T ActivationDerivative(Activation activation, T x) {
       const T s = Sigmoid(x);
       return s * (T(1) + x * (T(1) - s));
     }
+    case Activation::kLeakyRelu:
+      return x > T(0) ? T(1) : T(kLeakySlope);
     case Activation::kTanh: {
       // 1 - tanh^2 without its cancellation: 4 e / (1 + e)^2, e = exp(-2 |x|).
       const T e = std::exp(T(-2) * std::abs(x));

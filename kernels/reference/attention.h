@@ -29,7 +29,8 @@ std::vector<VisibleKey> VisibleKeys(const Args& a, const QuerySegment& segment, 
       const int64_t distance = span.position + j - (segment.position + i);
       if (a.causal && distance > 0) continue;
       const int64_t limit = a.bias_distance;
-      keys.push_back({span.begin + j, limit + std::clamp(distance, -limit, limit)});
+      keys.push_back(
+          {span.begin + j, limit + std::clamp(distance + segment.bias_shift, -limit, limit)});
     }
   }
   return keys;
@@ -112,7 +113,7 @@ void AttentionBackward(const AttentionBackwardArgsOf<T>& a) {
         const T* q = a.q + row * a.q_stride + query_column;
         const T* dout = a.dout + row * a.dout_stride + query_column;
         // The sum over the keys of p * dp, since out = sum p v.
-        const T delta = a.delta != nullptr
+        const T delta = segment.partial
                             ? a.delta[row * a.heads + h]
                             : Dot(dout, a.out + row * a.out_stride + query_column, a.head_size);
         for (const VisibleKey& key : keys) {

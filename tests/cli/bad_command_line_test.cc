@@ -37,6 +37,8 @@ TEST_F(CommandLine, UnknownOrMissing) {
   ExpectBad("tokenize --base x", {"--data"}, 2);
   ExpectBad("convert --base x", {"--out DIR", "--to-npy FILE"}, 2);
   ExpectBad("convert --base x --to-npy y", {"--adapter"}, 2);
+  ExpectBad("convert --base x --to-adapterhub y", {"--adapter"}, 2);
+  ExpectBad("convert --base x --adapter a --to-peft y --to-adapterhub z", {"one of them"}, 2);
   ExpectBad("convert --base x --out y --prompt-npy z --adapter w", {"--prompt-npy"}, 2);
   ExpectBad("bench", {"subcommand"}, 2);
   ExpectBad("bench fly", {"fly"}, 2);
@@ -123,7 +125,9 @@ TEST_F(CommandLine, HelpNamesEveryFlagOfTheContract) {
       {"forward",
        {"--base", "--adapter", "--data", "--out", "--gradients", "--precision", "--threads"}},
       {"inspect", {"--base", "--adapter", "--data", "--batch-size"}},
-      {"convert", {"--base", "--adapter", "--out", "--prompt-npy", "--to-npy"}},
+      {"convert",
+       {"--base", "--adapter", "--out", "--prompt-npy", "--to-npy", "--to-peft", "--to-adapterhub",
+        "--adapter-name"}},
       {"neighbors", {"--base", "--adapter", "--top"}},
       {"tokenize", {"--base", "--data", "--plain", "--decode"}},
       {"bench step",

@@ -2,6 +2,7 @@
 // token ids bit for bit, a merged LoRA what the adapter gives within rounding, a prompt survives
 // the way to .npy and back.
 #include <cmath>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -211,6 +212,41 @@ TEST_F(ConvertTest, PromptsGoToNpyAndBack) {
   }
 }
 
+// From AdapterHub's format to PEFT's and back, and from PEFT's: the same logits to the bit.
+TEST_F(ConvertTest, AdaptersBetweenLibraries) {
+  const std::string hub = std::string(PERMAFROST_GOLDEN) + "/adapterhub/";
+  for (const auto& [name, adapter] : std::map<std::string, std::string>{
+           {"gpt2-1", "lora"}, {"t5-v1_1-1", "lora_all"}, {"mistral-1", "lora_output"}}) {
+    SCOPED_TRACE(name);
+    const std::string base = ModelFolder(name), data = hub + name + "/data.jsonl";
+    const std::string theirs = hub + name + "/adapters/" + adapter;
+    const std::string own = ModelFolder(name) + "/adapters/lora";
+    const std::string to_peft = Path(name + "-peft"), to_hub = Path(name + "-hub"),
+                      own_hub = Path(name + "-own");
+    const std::string convert = "convert --base " + Quoted(base) + " --adapter ";
+    Expect(convert + Quoted(theirs) + " --to-peft " + Quoted(to_peft));
+    Expect(convert + Quoted(to_peft) + " --to-adapterhub " + Quoted(to_hub) +
+           " --adapter-name again");
+    Expect(convert + Quoted(own) + " --to-adapterhub " + Quoted(own_hub));
+    const auto expected = ForwardFile(base, data, theirs, "a.safetensors");
+    for (const std::string& folder : {to_peft, to_hub}) {
+      const auto found = ForwardFile(base, data, folder, "b.safetensors");
+      ASSERT_TRUE(expected.ok() && found.ok());
+      ExpectSameBits(*expected, *found);
+    }
+    const auto before = ForwardFile(base, data, own, "a.safetensors");
+    const auto after = ForwardFile(base, data, own_hub, "b.safetensors");
+    ASSERT_TRUE(before.ok() && after.ok());
+    for (const TensorView& t : before->tensors()) {
+      const std::vector<float> values = Values(t), found = Values(*after->Find(t.name));
+      for (size_t i = 0; i < values.size(); ++i) {
+        // GPT-2's LoRA over q, k and v is three that repeat its A: the sum has another order.
+        EXPECT_NEAR(found[i], values[i], kBound * LargestMagnitude(values)) << t.name;
+      }
+    }
+  }
+}
+
 TEST_F(ConvertTest, ErrorsAreOneLineAndLeaveNothing) {
   const std::string base = ModelFolder("llama-1"), prompt = base + "/adapters/prompt",
                     lora = base + "/adapters/lora", out = Path("out");
@@ -221,6 +257,13 @@ TEST_F(ConvertTest, ErrorsAreOneLineAndLeaveNothing) {
   expect(" --adapter " + Quoted(prompt) + " --out " + Quoted(out), "cannot be merged");
   expect(" --adapter " + Quoted(lora) + " --to-npy " + Quoted(Path("x.npy")), "a prompt adapter");
   expect(" --prompt-npy " + Quoted(Path("none.npy")) + " --out " + Quoted(out), "none.npy");
+  expect(" --adapter " + Quoted(prompt) + " --to-adapterhub " + Quoted(out), "AdapterHub");
+  expect(" --adapter " + Quoted(lora) + " --adapter-name a.b --to-adapterhub " + Quoted(out),
+         "without dots");
+  ExpectBad("convert --base " + Quoted(ModelFolder("llama-2")) + " --adapter " +
+                Quoted(ModelFolder("llama-2") + "/adapters/lora") + " --to-adapterhub " +
+                Quoted(out),
+            {"AdapterHub has no config for an adapter of model.layers.0.self_attn.o_proj"});
   expect(" --out " + Quoted(base), "another folder");
   expect(
       " --adapter " + Quoted(ModelFolder("llama-2") + "/adapters/lora") + " --out " + Quoted(out),

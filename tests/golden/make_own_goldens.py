@@ -144,7 +144,7 @@ def add_prefix(r, c):
         heads = getattr(r.config, "num_key_value_heads", None) or r.config.num_attention_heads
         size = r.config.d_kv if t5 else modules[0].head_dim
         table = r.tensor(name, p, 2 * len(modules) * heads * size, deviation=1.0)
-        biased = t5 and c["position_bias"] and end == "self_attention"
+        biased = t5 and c["positions"] == "cache" and end == "self_attention"
         for layer, module in enumerate(modules):
             gate = r.gate(c, f"{name}.{layer}.gate", r.config.hidden_size, 1 if c["shared_gates"] else 2)
 
@@ -229,7 +229,7 @@ def gates(kind, shared=True):
 def prefix(base, gate, after, biased=False):
     t5 = base.config.is_encoder_decoder
     return {"peft_type": "PERMAFROST_PREFIX_TUNING", "num_virtual_tokens": 3, "encoder_prefix": t5, "self_prefix": True, "cross_prefix": t5,
-            "prefix_projection": False, "encoder_hidden_size": 0, "embedding_size": 0, "dropout": 0.0, "position_bias": biased,
+            "prefix_projection": False, "encoder_hidden_size": 0, "embedding_size": 0, "dropout": 0.0, "positions": "cache" if biased else "none",
             "text_after_prefix": after, "leave_out": [], **gate}
 
 

@@ -8,10 +8,10 @@ namespace permafrost::kernels {
 namespace {
 
 constexpr Activation kAll[] = {Activation::kRelu, Activation::kGeluErf, Activation::kGeluTanh,
-                               Activation::kSilu, Activation::kTanh};
+                               Activation::kSilu, Activation::kTanh,    Activation::kLeakyRelu};
 
 std::string Name(Activation activation) {
-  const char* const names[] = {"relu", "gelu_erf", "gelu_tanh", "silu", "tanh"};
+  const char* const names[] = {"relu", "gelu_erf", "gelu_tanh", "silu", "tanh", "leaky_relu"};
   return names[static_cast<int>(activation)];
 }
 
@@ -38,6 +38,8 @@ double ValueBound(Activation activation, double x) {
       return 3 * kUlp * y + denormal;
     case Activation::kTanh:
       return 2 * kUlp * y + denormal;
+    case Activation::kLeakyRelu:  // below 0: the product, and the slope as a float
+      return x < 0 ? 2 * kUlp * y + denormal : 0;
   }
   return 0;
 }
@@ -47,6 +49,8 @@ double SlopeBound(Activation activation, double x) {
   switch (activation) {
     case Activation::kRelu:
       return 0;
+    case Activation::kLeakyRelu:
+      return kUlp * kLeakySlope;
     case Activation::kGeluErf:
       return kUlp * (4 * reference::NormalCdf(x) + 3 * std::abs(x) * reference::NormalDensity(x)) +
              denormal;
@@ -128,16 +132,22 @@ TEST(ActivationTest, ExtremesAndNaN) {
       cpu::ActivationForward({activation, x, y, 6}, {});
       cpu::ActivationBackward({activation, x, one, slope, 6}, {});
       const bool bounded = activation == Activation::kTanh;
+      const float below = activation == Activation::kLeakyRelu ? 0.01f : 0.0f;
       EXPECT_EQ(y[0], bounded ? 1.0f : 1e4f) << Name(activation);
-      EXPECT_EQ(y[1], bounded ? -1.0f : 0.0f) << Name(activation);
+      EXPECT_EQ(y[1], bounded ? -1.0f : below * -1e4f) << Name(activation);
       EXPECT_EQ(y[2], bounded ? 1.0f : 1e30f) << Name(activation);
-      EXPECT_EQ(y[3], bounded ? -1.0f : 0.0f) << Name(activation);
+      EXPECT_EQ(y[3], bounded ? -1.0f : below * -1e30f) << Name(activation);
       EXPECT_EQ(y[4], bounded ? 1.0f : infinity) << Name(activation);
       EXPECT_TRUE(std::isnan(y[5])) << Name(activation);
       for (int i = 0; i < 4; ++i) {
-        EXPECT_EQ(slope[i], bounded || i % 2 == 1 ? 0.0f : 1.0f) << Name(activation) << " " << x[i];
+        EXPECT_EQ(slope[i], bounded      ? 0.0f
+                            : i % 2 == 1 ? below
+                                         : 1.0f)
+            << Name(activation) << " " << x[i];
       }
-      EXPECT_TRUE(activation == Activation::kRelu || std::isnan(slope[5])) << Name(activation);
+      EXPECT_TRUE(activation == Activation::kRelu || activation == Activation::kLeakyRelu ||
+                  std::isnan(slope[5]))
+          << Name(activation);
     }
   });
 }

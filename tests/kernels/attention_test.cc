@@ -74,6 +74,7 @@ AttentionProblem Random(uint32_t seed) {
       position += length + (pick(0, 3) == 0 ? pick(-20, 100) : 0);
     }
     p.Add(pick(0, 70), pick(0, position), reads);
+    if (pick(0, 1) == 1) p.segments.back().bias_shift = pick(-40, 40);
   }
   return p;
 }

@@ -15,7 +15,8 @@ BatchLayout Layout(bool encoder_decoder, int64_t virtual_tokens) {
           .decoder_start = 50,
           .pad = 51,
           .virtual_tokens = [=](int task) { return task == kNoTask ? 0 : virtual_tokens; },
-          .first_position = [](int) { return 0; }};
+          .first_position = [](int) { return 0; },
+          .bias_shift = [](int, Stack) { return 0; }};
 }
 
 // (row, label, example) of every target.
@@ -168,6 +169,27 @@ TEST(ChoiceBatch, EncoderDecoderCandidatesShareTheirSource) {
   EXPECT_EQ(batch.decoder.rows.segments[2].source, 1);
   EXPECT_THAT(Targets(batch), ElementsAre(ElementsAre(0, 10, 0), ElementsAre(1, 11, 1),
                                           ElementsAre(2, 12, 1), ElementsAre(3, 10, 2)));
+}
+
+// By task and stack, of queries: keys stay where they are, or causal rows would lose sight of them.
+TEST(Batch, BiasShiftIsTheQuerySegments) {
+  BatchLayout layout = Layout(true, 0);
+  layout.bias_shift = [](int task, Stack stack) {
+    return task == 1 ? (stack == Stack::kEncoder ? 3 : 4) : 0;
+  };
+  const std::vector<TokenLine> lines = {{{5, 6}, {7}, 0}, {{5, 6, 7}, {8, 9}, 1}};
+  const ChoiceLine choice{.input_ids = {5, 6}, .candidates = {{7}, {8, 9}}, .task = 1};
+  for (const Batch& batch :
+       {MakeBatch(layout, lines, Outputs::kLabelled), MakeChoiceBatch(layout, {&choice, 1})}) {
+    for (const auto& [stack, shift] :
+         {std::pair(&batch.encoder, 3), std::pair(&batch.decoder, 4)}) {
+      for (size_t i = 0; i < stack->self.segments.size(); ++i) {
+        const Segment& segment = stack->rows.segments[i];
+        EXPECT_EQ(stack->self.segments[i].bias_shift, segment.task == 1 ? shift : 0);
+        EXPECT_EQ(stack->self.spans[i].position, 0);
+      }
+    }
+  }
 }
 
 }  // namespace

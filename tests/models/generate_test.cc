@@ -12,6 +12,7 @@
 #include "io/json.h"
 #include "models/beam_search.h"
 #include "models/cached_decoder.h"
+#include "models/uncached_decoder.h"
 #include "nlohmann/json.hpp"
 #include "peft/adapter_file.h"
 #include "tests/util/golden_world.h"
@@ -64,6 +65,19 @@ class GenerateTest : public ::testing::TestWithParam<const char*> {
     return {logits.values().begin(), logits.values().end()};
   }
 
+  void ExpectArgMax(Hooks& hooks, int task) {
+    const Ids prompt = golden_.at("prompts").at(0).get<Ids>();
+    const Ids found = Run(hooks, task, prompt, {.max_new_tokens = 12});
+    Ids expected;
+    while (expected.size() < found.size()) {
+      const std::vector<float> logits = FullLogits(hooks, task, prompt, expected);
+      expected.push_back(
+          static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
+    }
+    EXPECT_EQ(found, expected);
+  }
+
+  template <class Decoder>
   void CompareWithFull(Hooks& hooks, int task, const Ids& prompt);
 
   Context c_;
@@ -99,10 +113,11 @@ TEST_P(GenerateTest, AgreesWithTransformers) {
 
 // Three beams take random tokens and change places; each one's logits are those of a forward pass
 // over its whole history.
+template <class Decoder>
 void GenerateTest::CompareWithFull(Hooks& hooks, int task, const Ids& prompt) {
   constexpr int kBeams = 3, kSteps = 40;  // more steps than the first reservation holds
   Random random(7);
-  CachedDecoder decoder(c_, *model_, hooks, task, kBeams);
+  Decoder decoder(c_, *model_, hooks, task, kBeams);
   const auto expect_equal = [&](const float* found, const Ids& history) {
     const std::vector<float> full = FullLogits(hooks, task, prompt, history);
     double norm = 0, difference = 0;
@@ -134,14 +149,14 @@ void GenerateTest::CompareWithFull(Hooks& hooks, int task, const Ids& prompt) {
 
 TEST_P(GenerateTest, CachedLogitsAreThoseOfAFullForward) {
   Hooks plain;
-  CompareWithFull(plain, kNoTask, {5, 9, 77, 9, 31});
+  CompareWithFull<CachedDecoder>(plain, kNoTask, {5, 9, 77, 9, 31});
 }
 
 TEST_P(GenerateTest, CachedLogitsWithVirtualTokens) {
   const std::shared_ptr<Method> prompt = LoadMethod("prompt");
   ASSERT_NE(prompt, nullptr);
-  CompareWithFull(*prompt, 0, {5, 9, 77, 9, 31});
-  if (!model_->info().encoder_decoder) CompareWithFull(*prompt, 0, {});
+  CompareWithFull<CachedDecoder>(*prompt, 0, {5, 9, 77, 9, 31});
+  if (!model_->info().encoder_decoder) CompareWithFull<CachedDecoder>(*prompt, 0, {});
 }
 
 // Prefixes move positions, gates carry running means in the cache.
@@ -150,21 +165,34 @@ TEST_P(GenerateTest, CachedLogitsWithPrefixesAdaptersAndGates) {
     const Adapter adapter =
         FreshAdapter(ConfigNamed(method, model_->info().model_type), 0, c_, *model_);
     MoveParameters(*adapter.method, 0.2);
-    CompareWithFull(*adapter.method, 0, {5, 9, 77, 9, 31});
+    CompareWithFull<CachedDecoder>(*adapter.method, 0, {5, 9, 77, 9, 31});
+  }
+}
+
+// AdapterHub's: T5's text is moved away from the prefix; a gate sees all of a text, so that nothing
+// can be kept while it grows.
+TEST_P(GenerateTest, LogitsWithShiftedPrefixesAndGatesOverTheWholeText) {
+  const std::string& type = model_->info().model_type;
+  UniPeltConfig config = UnionNamed("unipelt", type);
+  for (const GateConfig::Kind kind : {GateConfig::Kind::kNone, GateConfig::Kind::kWhole}) {
+    std::get<PrefixTuningConfig>(config.parts[0]).positions =
+        PrefixTuningConfig::Positions::kShifted;
+    std::get<PrefixTuningConfig>(config.parts[0]).gate.kind = kind;
+    std::get<BottleneckConfig>(config.parts[1]).gate.kind = kind;
+    std::get<LoraConfig>(config.parts[2]).gate.kind = kind;
+    const Adapter adapter = FreshAdapter(config, 0, c_, *model_);
+    MoveParameters(*adapter.method, 0.2);
+    const bool whole = kind == GateConfig::Kind::kWhole;
+    EXPECT_EQ(adapter.method->ReadsFuture(0), whole);
+    if (!whole) CompareWithFull<CachedDecoder>(*adapter.method, 0, {5, 9, 77, 9, 31});
+    CompareWithFull<UncachedDecoder>(*adapter.method, 0, {5, 9, 77, 9, 31});
+    ExpectArgMax(*adapter.method, 0);
   }
 }
 
 TEST_P(GenerateTest, GreedyIsArgMaxOfFullForwards) {
   Hooks hooks;
-  const Ids prompt = golden_.at("prompts").at(0).get<Ids>();
-  const Ids found = Run(hooks, kNoTask, prompt, {.max_new_tokens = 12});
-  Ids expected;
-  while (expected.size() < found.size()) {
-    const std::vector<float> logits = FullLogits(hooks, kNoTask, prompt, expected);
-    expected.push_back(
-        static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
-  }
-  EXPECT_EQ(found, expected);
+  ExpectArgMax(hooks, kNoTask);
 }
 
 TEST_P(GenerateTest, SamplingIsReproducibleAndDegeneratesToGreedy) {

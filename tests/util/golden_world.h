@@ -78,7 +78,8 @@ inline UniPeltConfig UnionNamed(const std::string& method, const std::string& mo
   PrefixTuningConfig prefix;
   prefix.virtual_tokens = 3;
   prefix.encoder = prefix.cross = model_type == "t5";
-  prefix.peft_layout = prefix.biased = prefix.text_after_prefix = false;
+  prefix.peft_layout = prefix.text_after_prefix = false;
+  prefix.positions = PrefixTuningConfig::Positions::kNone;
   prefix.gate = gate;
   BottleneckConfig adapter = BottleneckNamed(method == "mam" ? "parallel" : "pfeiffer");
   adapter.gate = gate;
