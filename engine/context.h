@@ -1,5 +1,4 @@
-// What an op runs with: threads, precision, the tape, and the counters that dropout masks come
-// from.
+// What an op runs with: threads, precision, the tape.
 #ifndef PERMAFROST_ENGINE_CONTEXT_H_
 #define PERMAFROST_ENGINE_CONTEXT_H_
 
@@ -25,10 +24,7 @@ struct Context {
   Precision precision;
   Tape tape;
   Recompute recompute = Recompute::kNone;
-  // Dropout acts only in training; its masks are functions of (seed, step, place, row, column).
-  bool training = false;
-  uint64_t seed = 0;
-  uint32_t step = 0;
+  bool training = false;  // dropout acts only in training
 };
 
 }  // namespace permafrost

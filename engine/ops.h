@@ -29,13 +29,21 @@ Var MatMulTransposed(Context& c, const Var& x, const Var& w);
 // y[:, :] += bias [1, N].
 Var AddBias(Context& c, Var y, const Var& bias);
 
+// Which elements a dropout drops: a function of these and of (row, column), never stored.
+struct DropoutMask {
+  uint64_t seed = 0;
+  uint32_t step = 0;
+  uint32_t place = 0;
+};
+
 // y += scale * gate_i * dropout(x) A^T B^T on the rows i of `spans` (LoRA, Hu et al. 2021, eq. 3).
 // A [r, D], B [N, r], gate [R, 1] or empty for 1. Saves x, and the r-wide product of those rows.
-// `place` identifies the dropout mask.
+// The mask counts the rows of
+// `spans` from 0, so that it does not depend on the rest of the batch.
 struct LowRank {
   float scale = 1;
   float dropout = 0;
-  uint32_t place = 0;
+  DropoutMask mask;
 };
 Var AddLowRank(Context& c, Var y, const Var& x, const Var& a, const Var& b, const LowRank& options,
                absl::Span<const TaskSpan> spans, const Var& gate = {});
@@ -86,6 +94,22 @@ Var LayerNorm(Context& c, const Var& x, const Var& scale, const Var& bias, float
 Var Activate(Context& c, Activation activation, Var x);
 // act(gate) * up. Saves gate and up.
 Var Gated(Context& c, Activation activation, const Var& gate, const Var& up);
+
+// One direction of an LSTM (Hochreiter and Schmidhuber 1997; torch's gates and their order i, f, g,
+// o) over the rows of `gates` [R, 4 h] = x W_ih^T + biases, from the last row to the first if
+// `reverse`: gates += y_before w^T, c = s(f) c_before + s(i) tanh(g), y = s(o) tanh(c), w [4 h, h],
+// y and c start at 0. Returns y [R, h]. Saves the gates, the cells and w, and y if w needs a
+// gradient.
+Var Lstm(Context& c, const Var& gates, const Var& w, bool reverse);
+
+// y [n, D] = x[0:n] * (a[a_begin : a_begin + n] b[b_begin : b_begin + r]), elementwise by a product
+// of low rank (multitask prompts, Wang et al. 2023). x [P, D], a [any, r], b [any, D]. Saves x, a,
+// b and the product, each if another input's gradient reads it.
+struct LowRankScale {
+  int64_t rows = 0;  // n
+  int64_t a_begin = 0, b_begin = 0;
+};
+Var ScaleByLowRank(Context& c, const Var& x, const Var& a, const Var& b, const LowRankScale& part);
 
 // Cosines and sines [positions, K / 2] of rotary embedding.
 struct RopeTable {
@@ -150,7 +174,7 @@ Var PooledGate(Context& c, const Var& logits, const Pooling& pooling,
                const RunningSums* earlier = nullptr);
 
 // dropout(x) with inverted scaling; the identity unless c.training. Saves nothing.
-Var Dropout(Context& c, Var x, float rate, uint32_t place);
+Var Dropout(Context& c, Var x, float rate, const DropoutMask& mask);
 
 // T5's table [buckets, H] spread over distances: [H, 2 M + 1], entry (h, M + d) = table[bucket[M +
 // d], h]. `buckets` (2 M + 1 entries) must outlive the tape.

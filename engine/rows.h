@@ -28,6 +28,7 @@ struct Segment {
   int64_t length = 0;
   int64_t position = 0;    // of the first row: the parent's end, else what Add was given
   int task = kNoTask;      // which adapter its rows use
+  int prompt = 0;          // which of that adapter's prompts its virtual rows are
   int source = -1;         // encoder segment that a decoder segment attends to
   int64_t bias_shift = 0;  // of its rows as queries (kernels::QuerySegment)
 };

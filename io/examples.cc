@@ -71,6 +71,7 @@ class TextMaker {
       if (table_.Find(column) < 0) return UnknownColumn(table_, column, "the input template");
     }
     adapter_column_ = table_.Find(kAdapter);
+    task_column_ = table_.Find(options_.task_column);
     return PrepareTarget();
   }
 
@@ -82,6 +83,10 @@ class TextMaker {
     if (!input.ok()) return input.status();
     example.input = *std::move(input);
     if (adapter_column_ >= 0) example.adapter = row.cells[adapter_column_].value_or("");
+    if (task_column_ >= 0) {
+      const std::string text = row.cells[task_column_].value_or("");
+      if (!absl::SimpleAtoi(text, &example.task_id) || example.task_id < 0) example.task_id = -1;
+    }
     if (!has_target_ || (!options_.need_target && !TargetIsPresent(row))) return example;
 
     if (HasWords()) {
@@ -152,6 +157,7 @@ class TextMaker {
   std::vector<std::string> target_columns_;  // With {label} replaced by the label column.
   bool has_target_ = true;
   int adapter_column_ = -1;
+  int task_column_ = -1;
 };
 
 // Keys by which transformers computes something else than this engine would without them.
@@ -178,7 +184,8 @@ absl::StatusOr<std::vector<int>> IdList(const nlohmann::json& object, const char
     const int64_t id = fits ? value.get<int64_t>() : -1;
     const bool is_id = fits && id >= 0 && id < options.vocabulary;
     const bool is_ignored = fits && may_be_ignored && id == kIgnoredLabel;
-    if (!is_id && !is_ignored) {
+    const bool is_virtual = fits && !may_be_ignored && options.virtual_ids && id == -1;
+    if (!is_id && !is_ignored && !is_virtual) {
       return LineError(
           path, line,
           absl::StrCat(key, "[", ids.size(), "]: expected an integer from 0 to ",
@@ -224,6 +231,10 @@ absl::StatusOr<TokenExample> ParseTokenLine(const nlohmann::json& object,
           absl::StrCat("expected a string under 'adapter', found ", DescribeJson(*adapter)));
     }
     example.adapter = adapter->get<std::string>();
+  }
+  if (const auto task = object.find("task_id");
+      task != object.end() && task->is_number_unsigned() && *task <= INT32_MAX) {
+    example.task_id = task->get<int>();
   }
   return example;
 }

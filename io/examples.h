@@ -25,6 +25,7 @@ struct TextExample {
   std::string target;   // Empty where the data has no label and none is needed.
   int label = -1;       // Index into the label words; -1: no label words, or no label.
   std::string adapter;  // Name of a loaded adapter; empty: none chosen.
+  int task_id = -1;     // Of multitask prompts; -1: none, or no whole number from 0.
   int line = 0;         // 1-based line of the data file.
 };
 
@@ -32,6 +33,7 @@ struct TokenExample {
   std::vector<int> input_ids;
   std::vector<int> labels;  // kIgnoredLabel: no loss there.
   std::string adapter;
+  int task_id = -1;  // Of multitask prompts; -1: none, or no whole number from 0.
   int line = 0;
 };
 
@@ -78,6 +80,7 @@ struct TextOptions {
   // as label words.
   std::vector<std::string> label_values;
   std::string label_column = "label";
+  std::string task_column = "task_id";
   int first_index = 0;  // The label column may hold indices that count from this.
   bool need_target =
       true;  // False: a file without the target's columns gives examples without target and label.
@@ -102,13 +105,15 @@ struct TokenOptions {
   int vocabulary = 0;         // Ids must be in [0, vocabulary).
   bool equal_length = false;  // Decoder models: as many labels as input ids.
   bool need_labels = true;    // False: lines may leave `labels` out.
+  bool virtual_ids = false;   // -1 among input_ids is a virtual token.
 };
 
 // True if the first line that is not blank is an object with `input_ids`: the file is pre-tokenized
 // JSONL. Any other extension than .jsonl is not. Errors: unreadable file, broken first line.
 absl::StatusOr<bool> IsTokenFile(const std::string& path);
 
-// Reads pre-tokenized JSONL, one {"input_ids": [...], "labels": [...], "adapter": "NAME"} a line.
+// Reads pre-tokenized JSONL, one {"input_ids": [...], "labels": [...], "adapter": "NAME",
+// "task_id": N} a line.
 // Other keys are ignored, except those by which transformers would compute something else
 // (attention_mask, position_ids, ...), which are errors. Labels are ids in [0, vocabulary) or
 // kIgnoredLabel. Errors (InvalidArgument, with file and line): broken JSON, missing or empty list,

@@ -16,20 +16,21 @@ void FinishStack(StackRows& stack) {
   stack.running = stack.rows.RunningPooling();
   stack.whole = stack.rows.SegmentPooling();
   stack.lookup = stack.rows.ids;
-  std::map<int, VirtualRows> by_task;
+  std::map<std::pair<int, int>, VirtualRows> by_prompt;
   for (const Segment& s : stack.rows.segments) {
     int32_t token = 0;
     for (int64_t row = s.begin; row < s.begin + s.length; ++row) {
       int32_t& id = stack.lookup[static_cast<size_t>(row)];
       if (id != kVirtual) continue;
       id = 0;
-      VirtualRows& v = by_task[s.task];
+      VirtualRows& v = by_prompt[{s.task, s.prompt}];
       v.task = s.task;
+      v.prompt = s.prompt;
       v.rows.push_back(static_cast<int32_t>(row));
       v.tokens.push_back(token++);
     }
   }
-  for (auto& [task, rows] : by_task) stack.virtual_rows.push_back(std::move(rows));
+  for (auto& [prompt, rows] : by_prompt) stack.virtual_rows.push_back(std::move(rows));
 }
 
 std::vector<int32_t> WithVirtual(int64_t count, absl::Span<const int32_t> ids) {
@@ -38,22 +39,25 @@ std::vector<int32_t> WithVirtual(int64_t count, absl::Span<const int32_t> ids) {
   return all;
 }
 
-// The root segments of causal prompts, one a task, made on first use.
+// The root segments of causal prompts, one a prompt, made on first use.
 class PromptRoots {
  public:
   PromptRoots(const BatchLayout& layout, Rows& rows) : layout_(layout), rows_(rows) {}
-  int Of(int task) {
+  int Of(int task, int prompt) {
     const int64_t count = layout_.virtual_tokens(task);
     if (count == 0) return kNoParent;
-    auto [it, fresh] = roots_.try_emplace(task, 0);
-    if (fresh) it->second = rows_.Add(WithVirtual(count, {}), kNoParent, task);
+    auto [it, fresh] = roots_.try_emplace({task, prompt}, 0);
+    if (fresh) {
+      it->second = rows_.Add(WithVirtual(count, {}), kNoParent, task);
+      rows_.segments.back().prompt = prompt;
+    }
     return it->second;
   }
 
  private:
   const BatchLayout& layout_;
   Rows& rows_;
-  std::map<int, int> roots_;
+  std::map<std::pair<int, int>, int> roots_;
 };
 
 std::vector<int32_t> ShiftRight(const BatchLayout& layout, absl::Span<const int32_t> labels) {
@@ -64,16 +68,19 @@ std::vector<int32_t> ShiftRight(const BatchLayout& layout, absl::Span<const int3
   return shifted;
 }
 
-int AddDecoderText(const BatchLayout& layout, PromptRoots& roots, Rows& rows,
-                   absl::Span<const int32_t> ids, int task) {
-  return rows.Add(ids, roots.Of(task), task, -1, layout.first_position(task));
+template <class Line>
+int AddDecoderText(const BatchLayout& layout, PromptRoots& roots, Rows& rows, const Line& line) {
+  return rows.Add(line.input_ids, roots.Of(line.task, line.prompt), line.task, -1,
+                  layout.first_position(line.task));
 }
 
-int AddEncoderText(const BatchLayout& layout, Batch& batch, absl::Span<const int32_t> ids,
-                   int task) {
+template <class Line>
+int AddEncoderText(const BatchLayout& layout, Batch& batch, const Line& line) {
   Rows& rows = batch.encoder.rows;
-  const int segment = rows.Add(WithVirtual(layout.virtual_tokens(task), ids), kNoParent, task);
-  rows.segments.back().bias_shift = layout.bias_shift(task, Stack::kEncoder);
+  const int segment =
+      rows.Add(WithVirtual(layout.virtual_tokens(line.task), line.input_ids), kNoParent, line.task);
+  rows.segments.back().prompt = line.prompt;
+  rows.segments.back().bias_shift = layout.bias_shift(line.task, Stack::kEncoder);
   return segment;
 }
 
@@ -119,10 +126,10 @@ Batch MakeBatch(const BatchLayout& layout, absl::Span<const TokenLine> lines, Ou
     const int example = static_cast<int>(i);
     int segment;
     if (layout.encoder_decoder) {
-      const int source = AddEncoderText(layout, batch, line.input_ids, line.task);
+      const int source = AddEncoderText(layout, batch, line);
       segment = AddTarget(layout, rows, line.labels, line.task, source);
     } else {
-      segment = AddDecoderText(layout, roots, rows, line.input_ids, line.task);
+      segment = AddDecoderText(layout, roots, rows, line);
     }
     const Segment s = rows.segments[static_cast<size_t>(segment)];
     for (size_t j = 0; j < line.labels.size(); ++j) {
@@ -161,7 +168,7 @@ Batch MakeChoiceBatch(const BatchLayout& layout, absl::Span<const ChoiceLine> li
   int example = 0;
   for (const ChoiceLine& line : lines) {
     if (layout.encoder_decoder) {
-      const int source = AddEncoderText(layout, batch, line.input_ids, line.task);
+      const int source = AddEncoderText(layout, batch, line);
       for (const std::vector<int32_t>& candidate : line.candidates) {
         const int segment = AddTarget(layout, rows, candidate, line.task, source);
         const int64_t begin = rows.segments[static_cast<size_t>(segment)].begin;
@@ -173,7 +180,7 @@ Batch MakeChoiceBatch(const BatchLayout& layout, absl::Span<const ChoiceLine> li
       }
       continue;
     }
-    const int stem = AddDecoderText(layout, roots, rows, line.input_ids, line.task);
+    const int stem = AddDecoderText(layout, roots, rows, line);
     const Segment s = rows.segments[static_cast<size_t>(stem)];
     int64_t last = s.begin + s.length - 1;  // predicts the first token of every candidate
     if (s.length == 0 && s.parent != kNoParent) {

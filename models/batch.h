@@ -11,9 +11,11 @@
 
 namespace permafrost {
 
-// Rows that the method of `task` fills with its virtual tokens: row rows[i] gets token tokens[i].
+// Rows that the method of `task` fills with virtual tokens of its prompt `prompt`: row rows[i] gets
+// token tokens[i], which counts the virtual rows of a segment from 0.
 struct VirtualRows {
   int task = kNoTask;
+  int prompt = 0;
   std::vector<int32_t> rows;
   std::vector<int32_t> tokens;
 };
@@ -41,13 +43,15 @@ struct Batch {
   std::vector<int32_t> target_labels;
 };
 
-// One line of data in token ids. Decoder-only: labels[i] is what position i is scored for (as
-// transformers: the row before it predicts it), -100 for none, as many as input_ids.
+// One line of data in token ids. Ids may be kVirtual, the next virtual token of the line's adapter
+// (an anchored prompt: Hooks::AnchoredTokens). Decoder-only: labels[i] is what position i is scored
+// for (as transformers: the row before it predicts it), -100 for none, as many as input_ids.
 // Encoder-decoder: labels are the target's ids.
 struct TokenLine {
   std::vector<int32_t> input_ids;
   std::vector<int32_t> labels;
   int task = kNoTask;
+  int prompt = 0;  // of an adapter that has several (multitask prompt tuning)
 };
 
 // How a model lays lines out.
@@ -63,7 +67,7 @@ struct BatchLayout {
 // Which decoder rows are wanted: those with a label, or (forward's logits) every text row.
 enum class Outputs { kLabelled, kAll };
 
-// Lays lines out as rows: a causal prompt once for all lines of its task, an encoder prompt in
+// Lays lines out as rows: a causal prompt once for all lines that share it, an encoder prompt in
 // front of each text. With a causal prompt the last virtual row predicts labels[0], as in PEFT.
 // target.example is the line's index.
 Batch MakeBatch(const BatchLayout& layout, absl::Span<const TokenLine> lines, Outputs outputs);
@@ -73,6 +77,7 @@ struct ChoiceLine {
   std::vector<int32_t> input_ids;
   std::vector<std::vector<int32_t>> candidates;  // none empty
   int task = kNoTask;
+  int prompt = 0;
 };
 // target.example counts (line, candidate) pairs in order.
 Batch MakeChoiceBatch(const BatchLayout& layout, absl::Span<const ChoiceLine> lines);

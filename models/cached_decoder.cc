@@ -19,14 +19,18 @@ void CopyRows(const Tensor& from, int64_t from_row, Tensor& to, int64_t to_row, 
 
 }  // namespace
 
-CachedDecoder::CachedDecoder(Context& c, const Model& model, Hooks& hooks, int task, int beams)
-    : c_(c), model_(model), hooks_(hooks), task_(task), beams_(beams) {
+CachedDecoder::CachedDecoder(Context& c, const Model& model, Hooks& hooks, int task, int beams,
+                             int prompt)
+    : c_(c), model_(model), hooks_(hooks), task_(task), which_prompt_(prompt), beams_(beams) {
   PERMAFROST_CHECK(beams >= 1) << "CachedDecoder: " << beams << " beams";
 }
 
 Tensor CachedDecoder::Prefill(absl::Span<const int32_t> prompt_ids) {
   PERMAFROST_CHECK(prompt_rows_ == 0) << "CachedDecoder::Prefill: called twice";
-  TokenLine line{.input_ids = {prompt_ids.begin(), prompt_ids.end()}, .labels = {}, .task = task_};
+  TokenLine line{.input_ids = {prompt_ids.begin(), prompt_ids.end()},
+                 .labels = {},
+                 .task = task_,
+                 .prompt = which_prompt_};
   // A label makes room for one decoder row, which holds the start token whatever the label is.
   if (model_.info().encoder_decoder) line.labels = {0};
   prompt_ = MakeBatch(model_.layout(hooks_), {line}, Outputs::kLabelled);

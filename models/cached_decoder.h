@@ -16,7 +16,7 @@ namespace permafrost {
 class CachedDecoder {
  public:
   // Everything named must outlive the decoder. The prompt, with its virtual tokens, is not empty.
-  CachedDecoder(Context& c, const Model& model, Hooks& hooks, int task, int beams);
+  CachedDecoder(Context& c, const Model& model, Hooks& hooks, int task, int beams, int prompt = 0);
 
   // Runs the prompt; logits [1, V] of the first new token. To be called once.
   Tensor Prefill(absl::Span<const int32_t> prompt_ids);
@@ -36,6 +36,7 @@ class CachedDecoder {
   const Model& model_;
   Hooks& hooks_;
   int task_;
+  int which_prompt_;
   int64_t beams_;
   int64_t prompt_rows_ = 0;
   int64_t first_position_ = 0;  // of the prompt's first row

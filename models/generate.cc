@@ -65,7 +65,7 @@ absl::Status CheckOptions(const GenerateOptions& o) {
   return absl::OkStatus();
 }
 
-absl::Status CheckPrompt(const ModelInfo& info, int64_t virtual_tokens,
+absl::Status CheckPrompt(const ModelInfo& info, int64_t virtual_tokens, int64_t anchored,
                          absl::Span<const int32_t> ids, int64_t max_new_tokens) {
   const int64_t length = static_cast<int64_t>(ids.size());
   if (virtual_tokens + length == 0) {
@@ -74,10 +74,16 @@ absl::Status CheckPrompt(const ModelInfo& info, int64_t virtual_tokens,
   }
   for (int64_t i = 0; i < length; ++i) {
     const int32_t id = ids[static_cast<size_t>(i)];
-    if (id >= 0 && id < info.vocabulary) continue;
+    if ((id == kVirtual && anchored > 0) || (id >= 0 && id < info.vocabulary)) continue;
     return absl::InvalidArgumentError(absl::StrCat("generate: the prompt's token ", i,
                                                    ": expected an id under the vocabulary of ",
                                                    info.vocabulary, ", found ", id));
+  }
+  const int64_t found = std::count(ids.begin(), ids.end(), kVirtual);
+  if (found != anchored) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("generate: the prompt: expected ", anchored,
+                     " virtual tokens in it, as the adapter has, found ", found));
   }
   const int64_t total = virtual_tokens + length + max_new_tokens;
   if (!info.encoder_decoder && info.max_positions > 0 && total > info.max_positions) {
@@ -113,13 +119,13 @@ absl::StatusOr<std::vector<int32_t>> Generate(Context& c, const Model& model, Ho
                                               const std::function<bool(int32_t)>& on_token) {
   const ModelInfo& info = model.info();
   PERMAFROST_RETURN_IF_ERROR(CheckOptions(options));
-  PERMAFROST_RETURN_IF_ERROR(CheckPrompt(info,
-                                         hooks.VirtualTokens(task) + hooks.FirstPosition(task),
-                                         prompt_ids, options.max_new_tokens));
+  PERMAFROST_RETURN_IF_ERROR(
+      CheckPrompt(info, hooks.VirtualTokens(task) + hooks.FirstPosition(task),
+                  hooks.AnchoredTokens(task), prompt_ids, options.max_new_tokens));
   const Inference inference(c);
   const bool anew = hooks.ReadsFuture(task);
-  CachedDecoder cached(c, model, hooks, task, options.beams);
-  UncachedDecoder uncached(c, model, hooks, task, options.beams);
+  CachedDecoder cached(c, model, hooks, task, options.beams, options.prompt);
+  UncachedDecoder uncached(c, model, hooks, task, options.beams, options.prompt);
   const auto step = [&](absl::Span<const int32_t> tokens, absl::Span<const int32_t> parents) {
     return anew ? uncached.Step(tokens, parents) : cached.Step(tokens, parents);
   };
@@ -127,7 +133,10 @@ absl::StatusOr<std::vector<int32_t>> Generate(Context& c, const Model& model, Ho
 
   // What the decoder has read: the prompt, or T5's start token.
   std::vector<int32_t> ids = {info.decoder_start};
-  if (!info.encoder_decoder) ids.assign(prompt_ids.begin(), prompt_ids.end());
+  if (!info.encoder_decoder) {
+    ids.assign(prompt_ids.begin(), prompt_ids.end());
+    ids.erase(std::remove(ids.begin(), ids.end(), kVirtual), ids.end());
+  }
   if (options.beams > 1) {
     return BeamSearch(logits,
                       {.beams = options.beams,

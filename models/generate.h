@@ -22,6 +22,7 @@ struct GenerateOptions {
   uint64_t seed = 0;              // sampling
   int beams = 1;                  // more than 1: beam search, temperature must be 0
   double length_penalty = 1;      // beam search: a sum of log-probabilities / length^length_penalty
+  int prompt = 0;                 // of an adapter that has several
 };
 
 // The new token ids, the end token included if one was produced; ends at any of the model's end
@@ -29,7 +30,8 @@ struct GenerateOptions {
 // and sampling call it with every new token and stop if it returns false, beam search does not call
 // it. Temperature, top-k and top-p act only in sampling.
 //
-// InvalidArgument: an option out of range, an id that is not in the vocabulary, an empty prompt
+// InvalidArgument: an option out of range, an id that is not in the vocabulary (nor kVirtual, as
+// often as the adapter has anchored virtual tokens), an empty prompt
 // without virtual tokens, a prompt with its virtual and new tokens longer than the model's
 // positions, logits that are not numbers.
 absl::StatusOr<std::vector<int32_t>> Generate(Context& c, const Model& model, Hooks& hooks,

@@ -41,6 +41,9 @@ class Hooks {
   // Rows that lines of `task` carry in front of their text, filled by OnEmbedding.
   virtual int64_t VirtualTokens(int /*task*/) const { return 0; }
 
+  // Virtual tokens that each line of `task` holds among its own ids instead, as kVirtual.
+  virtual int64_t AnchoredTokens(int /*task*/) const { return 0; }
+
   // Position of the first row of a decoder-only base's text, where rotary or learned positions
   // count on from a prefix.
   virtual int64_t FirstPosition(int /*task*/) const { return 0; }

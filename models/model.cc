@@ -36,17 +36,20 @@ bool Model::HasOwnHead(const Hooks& hooks, absl::Span<const TaskSpan> spans) con
 }
 
 HeadLoss Model::Loss(Context& c, const Batch& batch, Hooks& hooks, absl::Span<const float> weights,
-                     float z_loss) const {
+                     absl::Span<const float> z_losses) const {
   const Var encoded = Encode(c, batch, hooks);
   const Var hidden = Decode(c, batch, encoded, hooks, nullptr);
-  const HeadOptions options{.scale = head_scale_, .z_loss = z_loss};
   const std::vector<TaskSpan>& spans = batch.output_spans;
-  if (spans.size() <= 1 || !HasOwnHead(hooks, spans)) {
+  const float z_loss = z_losses.empty() ? 0 : z_losses[0];
+  const bool one_z_loss =
+      std::all_of(z_losses.begin(), z_losses.end(), [&](float z) { return z == z_loss; });
+  if (spans.size() <= 1 || (one_z_loss && !HasOwnHead(hooks, spans))) {
     const Var* trained = spans.empty() ? nullptr : HeadReplacement(hooks, spans[0].task);
     return HeadCrossEntropy(c, hidden, &head(), trained != nullptr ? *trained : Var(),
-                            batch.target_outputs, batch.target_labels, weights, options);
+                            batch.target_outputs, batch.target_labels, weights,
+                            {.scale = head_scale_, .z_loss = z_loss});
   }
-  // Tasks with heads of their own.
+  // Tasks with heads or z-losses of their own.
   HeadLoss total;
   total.per_target = Tensor({1, static_cast<int64_t>(weights.size())});
   for (const TaskSpan& span : spans) {
@@ -62,9 +65,10 @@ HeadLoss Model::Loss(Context& c, const Batch& batch, Hooks& hooks, absl::Span<co
     }
     if (targets.empty()) continue;
     const Var* trained = HeadReplacement(hooks, span.task);
+    const float z = z_losses.empty() ? 0 : z_losses[targets[0]];
     const HeadLoss part =
         HeadCrossEntropy(c, hidden, &head(), trained != nullptr ? *trained : Var(), rows, labels,
-                         own_weights, options);
+                         own_weights, {.scale = head_scale_, .z_loss = z});
     total.loss = total.loss ? Add(c, std::move(total.loss), part.loss) : part.loss;
     for (size_t i = 0; i < targets.size(); ++i) {
       total.per_target.f32()[targets[i]] = part.per_target.f32()[i];

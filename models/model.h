@@ -63,9 +63,10 @@ class Model {
   int64_t weight_bytes() const;
   int64_t parameter_count() const;
 
-  // The loss over batch.target_*: sum of weight_i * loss_i.
+  // The loss over batch.target_*: sum of weight_i * loss_i, with the z-loss of each target's task
+  // (none if empty).
   HeadLoss Loss(Context& c, const Batch& batch, Hooks& hooks, absl::Span<const float> weights,
-                float z_loss = 0) const;
+                absl::Span<const float> z_losses = {}) const;
   // Logits [rows, V] of hidden states, whose tasks are `spans`.
   Var Logits(Context& c, const Var& hidden, absl::Span<const TaskSpan> spans, Hooks& hooks) const;
   // Embedded rows, hooks applied.

@@ -35,7 +35,7 @@ absl::StatusOr<std::unique_ptr<AdaLora>> AdaLora::Create(int task, const AdaLora
                .e = parameters.size() + 2,
                .options = {.scale = static_cast<float>(scale),
                            .dropout = static_cast<float>(config.dropout),
-                           .place = static_cast<uint32_t>(index)}};
+                           .mask = {}}};
     parameters.Add(name + ".lora_A", NormalTensor({rank, place.inputs}, kDeviation, random));
     parameters.Add(name + ".lora_B", NormalTensor({place.outputs, rank}, kDeviation, random));
     parameters.Add(name + ".lora_E", Tensor::Zeros({rank, 1}));
@@ -57,7 +57,9 @@ Var AdaLora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
   const Var& a = parameters_[triple->a].var();
   if (own.empty() || a.rows() == 0) return y;
   const Var scaled = ScaleRows(c, a, parameters_[triple->e].var());
-  return AddLowRank(c, std::move(y), x, scaled, parameters_[triple->b].var(), triple->options, own);
+  LowRank options = triple->options;
+  options.mask = MaskOf(static_cast<uint32_t>(place.index));
+  return AddLowRank(c, std::move(y), x, scaled, parameters_[triple->b].var(), options, own);
 }
 
 void AdaLora::MergeInto(const Model& model, std::vector<Tensor>& values) const {

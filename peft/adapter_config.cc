@@ -42,10 +42,13 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const std::string& text, const 
   if (type == "PERMAFROST_BITFIT") return ReadBitFitConfig(file);
   if (type == "PERMAFROST_FULL") return ReadFullConfig(file);
   if (type == "PERMAFROST_UNIPELT") return ReadUniPeltConfig(file);
-  return ConfigError(fields, "peft_type",
-                     "PROMPT_TUNING, P_TUNING, PREFIX_TUNING, LORA, ADALORA, IA3, LN_TUNING or "
-                     "PERMAFROST_{PREFIX_TUNING, ADAPTER, BITFIT, FULL, UNIPELT}",
-                     type);
+  if (type == kAnchoredPromptType) return ReadPromptTuningConfig(file);
+  if (type == "MULTITASK_PROMPT_TUNING") return ReadMultitaskPromptConfig(file);
+  return ConfigError(
+      fields, "peft_type",
+      "PROMPT_TUNING, P_TUNING, MULTITASK_PROMPT_TUNING, PREFIX_TUNING, LORA, ADALORA, IA3, "
+      "LN_TUNING or PERMAFROST_{ANCHORED_PROMPT, PREFIX_TUNING, ADAPTER, BITFIT, FULL, UNIPELT}",
+      type);
 }
 
 std::string AdapterConfigJson(const AdapterConfig& config, const Model& model) {

@@ -36,7 +36,7 @@ Created Create(const PromptTuningConfig& config, const Setting& s) {
       s.task,
       UniformTensor({config.submodules * config.virtual_tokens, s.model.info().width}, kRange,
                     s.random),
-      config.virtual_tokens);
+      config.virtual_tokens, config.input_template);
 }
 Created Create(const PTuningConfig& config, const Setting& s) {
   return std::make_shared<PTuning>(s.task, config, s.model.info().width, s.random);
@@ -72,6 +72,14 @@ Created Create(const UniPeltConfig& config, const Setting& s) {
   }
   return UniPelt::Create(s.task, std::move(parts));
 }
+Created Create(const MultitaskPromptConfig& config, const Setting& s) {
+  constexpr double kRange = 0.5;
+  return std::make_shared<MultitaskPrompt>(
+      s.task, config,
+      UniformTensor({config.submodules * config.virtual_tokens, s.model.info().width}, kRange,
+                    s.random),
+      s.random);
+}
 
 }  // namespace
 
@@ -99,6 +107,7 @@ std::string MethodTitle(const AdapterConfig& config) {
       return "a fully trained model";
     }
     std::string operator()(const UniPeltConfig&) const { return "UniPELT"; }
+    std::string operator()(const MultitaskPromptConfig&) const { return "multitask prompt tuning"; }
   };
   return std::visit(Title(), config);
 }
@@ -113,9 +122,17 @@ absl::StatusOr<Adapter> CreateAdapter(const AdapterConfig& config, int task, Con
   return Adapter{config, std::move(method)};
 }
 
-Adapter PromptAdapter(int task, Tensor prompt) {
-  const PromptTuningConfig config{.virtual_tokens = prompt.rows(), .submodules = 1};
-  return {config, std::make_shared<PromptTuning>(task, std::move(prompt), config.virtual_tokens)};
+Adapter PromptAdapter(int task, Tensor prompt, std::string input_template) {
+  const PromptTuningConfig config{.virtual_tokens = prompt.rows(),
+                                  .submodules = 1,
+                                  .input_template = std::move(input_template)};
+  return {config, std::make_shared<PromptTuning>(task, std::move(prompt), config.virtual_tokens,
+                                                 config.input_template)};
+}
+
+Adapter MultitaskPromptAdapter(int task, const MultitaskPromptConfig& config, Tensor prompt,
+                               Random& random) {
+  return {config, std::make_shared<MultitaskPrompt>(task, config, std::move(prompt), random)};
 }
 
 const PromptTuning* AsPrompt(const Adapter& adapter) {

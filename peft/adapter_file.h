@@ -9,6 +9,7 @@
 
 #include "peft/adalora.h"
 #include "peft/full.h"
+#include "peft/multitask_prompt.h"
 #include "peft/p_tuning.h"
 #include "peft/prompt_tuning.h"
 #include "peft/unipelt.h"
@@ -16,9 +17,9 @@
 namespace permafrost {
 
 // What a method is, without its tensors.
-using AdapterConfig =
-    std::variant<PromptTuningConfig, PTuningConfig, PrefixTuningConfig, LoraConfig, AdaLoraConfig,
-                 Ia3Config, BottleneckConfig, BitFitConfig, FullConfig, UniPeltConfig>;
+using AdapterConfig = std::variant<PromptTuningConfig, PTuningConfig, PrefixTuningConfig,
+                                   LoraConfig, AdaLoraConfig, Ia3Config, BottleneckConfig,
+                                   BitFitConfig, FullConfig, UniPeltConfig, MultitaskPromptConfig>;
 
 // The method's name for messages: "prompt tuning", "LoRA", "a fully trained model".
 std::string MethodTitle(const AdapterConfig& config);
@@ -33,8 +34,13 @@ struct Adapter {
 absl::StatusOr<Adapter> CreateAdapter(const AdapterConfig& config, int task, Context& c,
                                       const Model& model, Random& random);
 
-// A soft prompt that starts from `prompt` [P, D] (prompt_init.h).
-Adapter PromptAdapter(int task, Tensor prompt);
+// A soft prompt that starts from `prompt` [P, D] (prompt_init.h), in front of the text or where
+// `input_template` puts it.
+Adapter PromptAdapter(int task, Tensor prompt, std::string input_template = "");
+
+// A multitask prompt whose shared table starts from `prompt` [P, D].
+Adapter MultitaskPromptAdapter(int task, const MultitaskPromptConfig& config, Tensor prompt,
+                               Random& random);
 
 // The soft prompt of an adapter, or null if it is another method.
 const PromptTuning* AsPrompt(const Adapter& adapter);

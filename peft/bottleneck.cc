@@ -158,7 +158,7 @@ bool Bottleneck::ReadsFuture(int task) const {
 
 bool Bottleneck::Rests(const Context& c, int layer) const {
   if (!c.training || config_.drop_layers == 0) return false;
-  Random random(c.seed, c.step);
+  Random random(seed_, step_);
   return layer < random.Below(config_.drop_layers + 1);
 }
 
@@ -188,7 +188,7 @@ Var Bottleneck::Apply(Context& c, const Adapter& a, const Var& h, const Var& gat
     }
   }
   if (config_.dropout > 0) {
-    u = Dropout(c, std::move(u), static_cast<float>(config_.dropout), a.dropout_place);
+    u = Dropout(c, std::move(u), static_cast<float>(config_.dropout), MaskOf(a.dropout_place));
   }
   if (gates) u = ScaleRows(c, std::move(u), gates);
   if (config_.gate.constant()) u = Scale(c, std::move(u), static_cast<float>(config_.gate.value));

@@ -9,6 +9,7 @@
 #include "models/config_fields.h"
 #include "peft/adalora.h"
 #include "peft/full.h"
+#include "peft/multitask_prompt.h"
 #include "peft/p_tuning.h"
 #include "peft/prompt_tuning.h"
 #include "peft/unipelt.h"
@@ -41,10 +42,16 @@ inline constexpr int64_t kMostVirtualTokens = 100000;
 // The size field is absent or `expected`; otherwise the adapter was made for another base.
 absl::Status RequireBaseSize(const ConfigFile& file, const char* field, int64_t expected);
 
+// Prompt tuning and P-tuning with virtual tokens among the text's: PEFT has no such method.
+inline constexpr char kAnchoredPromptType[] = "PERMAFROST_ANCHORED_PROMPT";
+
 absl::StatusOr<PromptTuningConfig> ReadPromptTuningConfig(const ConfigFile& file);
 void WriteConfig(const PromptTuningConfig& config, const Model& model,
                  nlohmann::ordered_json& object);
 void WriteConfig(const PTuningConfig& config, const Model& model, nlohmann::ordered_json& object);
+absl::StatusOr<MultitaskPromptConfig> ReadMultitaskPromptConfig(const ConfigFile& file);
+void WriteConfig(const MultitaskPromptConfig& config, const Model& model,
+                 nlohmann::ordered_json& object);
 absl::StatusOr<LoraConfig> ReadLoraConfig(const ConfigFile& file);
 void WriteConfig(const LoraConfig& config, const Model& model, nlohmann::ordered_json& object);
 absl::StatusOr<AdaLoraConfig> ReadAdaLoraConfig(const ConfigFile& file);

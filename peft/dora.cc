@@ -46,13 +46,15 @@ Var DoraPlace::Apply(Context& c, const Var& x, Var y, const Var& a, const Var& b
     return SetMagnitude(c, std::move(y), magnitude, norms, bias != nullptr ? *bias : Var(bias_),
                         spans);
   }
-  const LowRank undropped{.scale = options.scale, .dropout = 0, .place = options.place};
-  const Var d = Dropout(c, x, options.dropout, options.place);
+  const LowRank undropped{.scale = options.scale, .dropout = 0, .mask = {}};
+  const Var d = Dropout(c, TakeRows(c, x, spans), options.dropout, options.mask);
+  const std::vector<TaskSpan> all = {{0, d.rows(), spans[0].task}};
   const Var wd = Linear(c, d, *weight_);
-  Var adapted = AddLowRank(c, wd, d, a, b, undropped, spans);
-  adapted = SetMagnitude(c, std::move(adapted), magnitude, norms, Var(), spans);
-  // Exactly zero on the rows of others.
-  return Add(c, std::move(y), Add(c, std::move(adapted), Scale(c, wd, -1)));
+  Var adapted = AddLowRank(c, wd, d, a, b, undropped, all);
+  adapted = SetMagnitude(c, std::move(adapted), magnitude, norms, Var(), all);
+  const Var change = Add(c, std::move(adapted), Scale(c, wd, -1));
+  const Var own = Add(c, TakeRows(c, y, spans), change);
+  return PutRows(c, std::move(y), own, spans);
 }
 
 void MergeMagnitude(const Tensor& magnitude, const Tensor& w) {

@@ -143,7 +143,7 @@ absl::Status Lora::AddPair(const LoraConfig& config, Context& c, const Model& mo
   Pair pair;
   pair.options = {.scale = static_cast<float>(strength.scale),
                   .dropout = static_cast<float>(config.dropout),
-                  .place = static_cast<uint32_t>(place.index)};
+                  .mask = {}};
   pair.start = std::move(start);
   if (place.site.projection == Projection::kFusedQueryKeyValue) {
     PERMAFROST_RETURN_IF_ERROR(CheckThirds(config, rank));
@@ -251,27 +251,28 @@ Var Lora::OnLinear(Context& c, const LinearPlace& place, const Var& x, Var y,
   const std::vector<TaskSpan> own = Own(rows.spans);
   if (!pair.has_value() || own.empty()) return y;
   const Var &a = parameters_[pair->a].var(), &b = parameters_[pair->b].var();
+  LowRank options = pair->options;
+  options.mask = MaskOf(static_cast<uint32_t>(place.index));
   if (pair->dora.has_value()) {
     const Var* bias = copies_.Find(pair->dora->bias);
     return pair->dora->place.Apply(c, x, std::move(y), a, b,
-                                   parameters_[pair->dora->magnitude].var(), bias, pair->options,
-                                   own);
+                                   parameters_[pair->dora->magnitude].var(), bias, options, own);
   }
   const Var gate = pair->gate.has_value() ? pair->gate->Of(c, x, rows, task_) : Var();
-  y = pair->thirds.empty() ? AddLowRank(c, std::move(y), x, a, b, pair->options, own, gate)
-                           : AddThirds(c, *pair, x, std::move(y), gate, own);
+  y = pair->thirds.empty() ? AddLowRank(c, std::move(y), x, a, b, options, own, gate)
+                           : AddThirds(c, *pair, x, std::move(y), options, gate, own);
   if (pair->bias.has_value()) {
     y = AddSpanBias(c, std::move(y), parameters_[*pair->bias].var(), pair->options.scale, own);
   }
   if (pair->start.a) {
-    const LowRank minus{.scale = -pair->options.scale, .dropout = 0, .place = 0};
+    const LowRank minus{.scale = -options.scale, .dropout = 0, .mask = {}};
     y = AddLowRank(c, std::move(y), x, Var(pair->start.a), Var(pair->start.b), minus, own);
   }
   return y;
 }
 
-Var Lora::AddThirds(Context& c, const Pair& pair, const Var& x, Var y, const Var& gates,
-                    absl::Span<const TaskSpan> spans) const {
+Var Lora::AddThirds(Context& c, const Pair& pair, const Var& x, Var y, const LowRank& options,
+                    const Var& gates, absl::Span<const TaskSpan> spans) const {
   const Var &a = parameters_[pair.a].var(), &b = parameters_[pair.b].var();
   const auto parts = static_cast<int64_t>(pair.thirds.size());
   const int64_t rank = a.rows() / parts, width = b.rows() / 3;
@@ -281,7 +282,7 @@ Var Lora::AddThirds(Context& c, const Pair& pair, const Var& x, Var y, const Var
     const Var columns = TakeRows(c, Columns(c, b, j * rank, rank), {own});
     const Var block = PutRows(c, Var(Tensor::Zeros({b.rows(), rank})), columns, {own});
     y = AddLowRank(c, std::move(y), x, TakeRows(c, a, {{j * rank, (j + 1) * rank, task_}}), block,
-                   pair.options, spans, gates ? Columns(c, gates, j, 1) : gates);
+                   options, spans, gates ? Columns(c, gates, j, 1) : gates);
   }
   return y;
 }
@@ -346,6 +347,13 @@ LowRankPair Lora::Factors(const Pair& pair) const {
   }
   if (!pair.start.a) return {a, b};
   return {StackedRows(a, pair.start.a), WithNegatedColumns(b, pair.start.b)};
+}
+
+std::optional<LoraTerm> Lora::TermOf(int linear) const {
+  const std::optional<Pair>& pair = pairs_[static_cast<size_t>(linear)];
+  if (!pair.has_value()) return std::nullopt;
+  const LowRankPair factors = Factors(*pair);
+  return LoraTerm{factors.a, factors.b, pair->options.scale};
 }
 
 void Lora::MergeInto(const Model& model, std::vector<Tensor>& values) const {

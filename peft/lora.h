@@ -47,6 +47,12 @@ struct LoraConfig {
 // PEFT's default targets of a model type.
 std::vector<std::string> DefaultLoraTargets(const std::string& model_type);
 
+// y += scale B A x at a linear, A [r, D], B [N, r].
+struct LoraTerm {
+  Tensor a, b;
+  double scale = 1;
+};
+
 // LoRA+ (Hayou et al. 2024): the rate of the linears' B becomes `ratio` times the rate of the rest.
 void SetLoraPlusRatio(Method& method, double ratio);
 
@@ -72,6 +78,11 @@ class Lora : public Method {
 
   // s of a linear by its index; nothing if it is no target.
   std::optional<float> ScaleOf(int linear) const;
+
+  // What acts on a linear (its index), if anything does. Its tensors are the method's own, unless
+  // the pair started from the base's weights.
+  std::optional<LoraTerm> TermOf(int linear) const;
+  bool acts_on_embeddings() const { return !embeddings_.empty(); }
 
   bool ReadsAllRows() const override { return reads_all_rows_; }
   bool ReadsFuture(int task) const override { return task == task_ && reads_future_; }
@@ -120,8 +131,8 @@ class Lora : public Method {
   absl::Status AddCopies(const LoraConfig& config, Context& c, const Model& model);
   const Pair* PairAt(const LinearPlace& place) const;
   // y + the term of each third.
-  Var AddThirds(Context& c, const Pair& pair, const Var& x, Var y, const Var& gates,
-                absl::Span<const TaskSpan> spans) const;
+  Var AddThirds(Context& c, const Pair& pair, const Var& x, Var y, const LowRank& options,
+                const Var& gates, absl::Span<const TaskSpan> spans) const;
   // A and B, what was subtracted at the start included.
   LowRankPair Factors(const Pair& pair) const;
 

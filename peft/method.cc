@@ -39,11 +39,21 @@ absl::StatusOr<int> AdapterSet::TaskOf(const std::string& name) const {
                        : "\"; loaded: " + (names_.empty() ? "none" : absl::StrJoin(names_, ", "))));
 }
 
-int64_t AdapterSet::VirtualTokens(int task) const {
+const Method* AdapterSet::MethodOf(int task) const {
   for (const auto& m : methods_) {
-    if (m->task() == task) return m->VirtualTokens(task);
+    if (m->task() == task) return m.get();
   }
-  return 0;
+  return nullptr;
+}
+
+int64_t AdapterSet::VirtualTokens(int task) const {
+  const Method* m = MethodOf(task);
+  return m == nullptr ? 0 : m->VirtualTokens(task);
+}
+
+int64_t AdapterSet::AnchoredTokens(int task) const {
+  const Method* m = MethodOf(task);
+  return m == nullptr ? 0 : m->AnchoredTokens(task);
 }
 
 int64_t AdapterSet::FirstPosition(int task) const {

@@ -60,11 +60,23 @@ class Method : public Hooks {
   const std::vector<FileLayout>& source() const { return source_; }
   void set_source(std::vector<FileLayout> source) { source_ = std::move(source); }
 
+  // The text that lines are made of, its virtual tokens as {v*N} among columns and words; empty:
+  // virtual tokens, if there are any, stand in front.
+  virtual std::string InputTemplate() const { return ""; }
+  // How many prompts a line can choose from (TokenLine::prompt).
+  virtual int64_t Prompts() const { return 1; }
+
   // Means of the method's gates since they were last taken, over all rows of its task.
   virtual std::vector<GateMean> TakeGateMeans() { return {}; }
 
   // Whether it replaces tensors of the base that all rows of a batch share.
   virtual bool needs_batch_alone() const { return false; }
+
+  // What dropout and other random parts of the next forward passes in training come from.
+  virtual void SetRandom(uint64_t seed, uint32_t step) {
+    seed_ = seed;
+    step_ = step;
+  }
 
   // Whether the file may hold `t` beside the parameters: a copy of a base tensor.
   virtual bool IsCopyOfBase(const TensorView& /*t*/) const { return false; }
@@ -79,7 +91,11 @@ class Method : public Hooks {
   // The spans of `spans` that belong to this method.
   std::vector<TaskSpan> Own(absl::Span<const TaskSpan> spans) const;
 
+  DropoutMask MaskOf(uint32_t place) const { return {seed_, step_, place}; }
+
   int task_;
+  uint64_t seed_ = 0;
+  uint32_t step_ = 0;
   ParameterList parameters_;
 
  private:
@@ -94,9 +110,12 @@ class AdapterSet : public Hooks {
   // several or none. Error: an unknown name (lists what is loaded).
   absl::StatusOr<int> TaskOf(const std::string& name) const;
   Method* method(size_t i) const { return methods_[i].get(); }
+  // The method of a task, or null.
+  const Method* MethodOf(int task) const;
   size_t size() const { return methods_.size(); }
 
   int64_t VirtualTokens(int task) const override;
+  int64_t AnchoredTokens(int task) const override;
   int64_t FirstPosition(int task) const override;
   int64_t BiasShift(int task, Stack stack) const override;
   bool ReadsAllRows() const override;

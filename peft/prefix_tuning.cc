@@ -136,7 +136,7 @@ Var PrefixTuning::OnEmbedding(Context& c, Stack stack, const Batch&, Var x) {
     group.table = TableOf(c, group);
     if (config_.dropout > 0) {
       group.table = Dropout(c, group.table, static_cast<float>(config_.dropout),
-                            kDropoutPlace + static_cast<uint32_t>(i));
+                            MaskOf(kDropoutPlace + static_cast<uint32_t>(i)));
     }
   }
   return x;

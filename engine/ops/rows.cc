@@ -64,6 +64,9 @@ Var ReplaceRows(Context& c, Var x, const std::vector<int32_t>& rows, const Var& 
   const Var x_slot(Tensor(), x.slot());
   Tensor y = Tensor::Overwritable(x.TakeValue());
   for (size_t i = 0; i < rows.size(); ++i) {
+    PERMAFROST_CHECK(source_rows[i] < source.rows() && rows[i] < y.rows())
+        << "ReplaceRows: row " << rows[i] << " of " << y.rows() << " from row " << source_rows[i]
+        << " of " << source.rows();
     std::copy_n(source.value().row(source_rows[i]), y.columns(), y.row(rows[i]));
   }
   const int32_t* to = rows.data();

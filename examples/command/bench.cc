@@ -174,7 +174,7 @@ absl::Status RunStep(const StepFlags& f) {
   for (int64_t i = 0; i < f.warmup + f.steps; ++i) {
     const Usage u = CurrentUsage();
     const double t = Now();
-    c.step = static_cast<uint32_t>(i);
+    adapter.method->SetRandom(1, static_cast<uint32_t>(i));
     loss = AccumulateGradients(c, *model, *adapter.method, lines, 0).loss;
     optimizer.Step(c, 1);
     if (i < f.warmup) continue;

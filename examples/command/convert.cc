@@ -1,6 +1,6 @@
 // permafrost convert: a base as a Hugging Face folder, with an adapter merged in if one is given;
 // soft prompts between Google's .npy files and PEFT folders; adapters between PEFT's and
-// AdapterHub's folders.
+// AdapterHub's folders. convert_combine.cc makes adapters of adapters and of checkpoints.
 #include <algorithm>
 #include <filesystem>
 #include <thread>
@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "command.h"
+#include "convert_combine.h"
 #include "convert_tokenizer.h"
 #include "engine/check.h"
 #include "io/file.h"
@@ -22,9 +23,14 @@ namespace permafrost {
 namespace {
 
 struct ConvertFlags {
-  std::string base, adapter, out, prompt_npy, to_npy, to_peft, to_adapterhub;
+  std::string base, out, prompt_npy, to_npy, to_peft, to_adapterhub;
   std::string adapter_name = "adapter";
+  std::vector<std::string> adapters;
+  CombineFlags combine;
+  ExtractFlags extract;
   int threads = 0;
+
+  bool with_adapter() const { return !adapters.empty(); }
 };
 
 absl::Status MakeFolder(const std::string& folder) {
@@ -126,15 +132,15 @@ absl::Status ConvertBase(const ConvertFlags& f, Context& c, const Model& model) 
         absl::StrCat("--out ", f.out, ": expected another folder than --base"));
   }
   Adapter adapter;
-  if (!f.adapter.empty()) {
-    PERMAFROST_ASSIGN_OR_RETURN(adapter, OpenMergeableAdapter(f.adapter, c, model));
+  if (f.with_adapter()) {
+    PERMAFROST_ASSIGN_OR_RETURN(adapter, OpenMergeableAdapter(f.adapters[0], c, model));
   }
   PERMAFROST_ASSIGN_OR_RETURN(const std::string config, ConfigFor(model));
   PERMAFROST_RETURN_IF_ERROR(MakeFolder(f.out));
   PERMAFROST_RETURN_IF_ERROR(absl::EndsWith(f.base, ".gguf") ? WriteGgufTokenizer(f.base, f.out)
                                                              : CopyTokenizer(f.base, f.out));
   PERMAFROST_RETURN_IF_ERROR(
-      WriteWeights(f.out + "/model.safetensors", c, model, f.adapter.empty() ? nullptr : &adapter));
+      WriteWeights(f.out + "/model.safetensors", c, model, f.with_adapter() ? &adapter : nullptr));
   return WriteFileAtomically(f.out + "/config.json", config);
 }
 
@@ -148,11 +154,12 @@ absl::Status PromptFromNpy(const ConvertFlags& f, Context& c, const Model& model
 }
 
 absl::Status PromptToNpy(const ConvertFlags& f, Context& c, const Model& model) {
-  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, LoadAdapter(f.adapter, 0, c, model));
+  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, LoadAdapter(f.adapters[0], 0, c, model));
   const PromptTuning* method = AsPrompt(adapter);
   if (method == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(
-        f.adapter, ": --to-npy writes a prompt: expected a prompt adapter, found another method"));
+        f.adapters[0],
+        ": --to-npy writes a prompt: expected a prompt adapter, found another method"));
   }
   const Tensor prompt = method->prompt();
   return WriteNpy(f.to_npy, std::vector<int64_t>{prompt.rows(), prompt.columns()}, prompt.values());
@@ -160,32 +167,56 @@ absl::Status PromptToNpy(const ConvertFlags& f, Context& c, const Model& model) 
 
 // An adapter in another library's format.
 absl::Status ConvertAdapter(const ConvertFlags& f, Context& c, const Model& model) {
-  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, LoadAdapter(f.adapter, 0, c, model));
+  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, LoadAdapter(f.adapters[0], 0, c, model));
   const absl::Status saved = f.to_peft.empty()
                                  ? SaveAdapterHub(f.to_adapterhub, f.adapter_name, adapter, model)
                                  : SaveAdapter(f.to_peft, adapter, model);
   if (saved.ok() || saved.code() != absl::StatusCode::kInvalidArgument) return saved;
-  return absl::InvalidArgumentError(absl::StrCat(f.adapter, ": ", std::string(saved.message())));
+  return absl::InvalidArgumentError(
+      absl::StrCat(f.adapters[0], ": ", std::string(saved.message())));
+}
+
+// What only makes adapters leaves the base as it is.
+absl::Status CheckAdapterWork(const ConvertFlags& f) {
+  const bool combine = !f.combine.how.empty(), extract = f.extract.rank > 0;
+  const bool other_format = !f.to_peft.empty() || !f.to_adapterhub.empty();
+  if (combine + extract + !f.prompt_npy.empty() + !f.to_npy.empty() + !f.to_peft.empty() +
+          !f.to_adapterhub.empty() >
+      1) {
+    return UsageError(
+        "expected one of --combine, --extract-lora, --prompt-npy, --to-npy, --to-peft and "
+        "--to-adapterhub, found several");
+  }
+  if (other_format && (!f.with_adapter() || !f.out.empty())) {
+    return UsageError(
+        "--to-peft DIR and --to-adapterhub DIR write an adapter: expected --adapter DIR and no "
+        "--out");
+  }
+  if (!combine && f.adapters.size() > 1) {
+    return UsageError(
+        absl::StrCat("expected one --adapter (or --combine), found ", f.adapters.size()));
+  }
+  if (combine && f.adapters.size() < 2) {
+    return UsageError(
+        absl::StrCat("--combine: expected two or more --adapter, found ", f.adapters.size()));
+  }
+  if (!combine && !f.combine.weights.empty()) return UsageError("--weights: expected --combine");
+  if (extract && (f.with_adapter() || f.extract.tuned.empty())) {
+    return UsageError("--extract-lora RANK: expected --tuned CHECKPOINT and no --adapter");
+  }
+  if (!extract && !f.extract.tuned.empty()) return UsageError("--tuned: expected --extract-lora");
+  return absl::OkStatus();
 }
 
 absl::Status RunConvert(const ConvertFlags& f) {
+  PERMAFROST_RETURN_IF_ERROR(CheckAdapterWork(f));
   const bool from_npy = !f.prompt_npy.empty(), to_npy = !f.to_npy.empty();
   const bool adapter_only = !f.to_peft.empty() || !f.to_adapterhub.empty();
-  if (adapter_only) {
-    if (!f.to_peft.empty() && !f.to_adapterhub.empty()) {
-      return UsageError("--to-peft DIR and --to-adapterhub DIR: expected one of them");
-    }
-    if (f.adapter.empty() || from_npy || to_npy || !f.out.empty()) {
-      return UsageError(
-          "--to-peft DIR and --to-adapterhub DIR write an adapter: expected --adapter DIR and no "
-          "--out, --to-npy or --prompt-npy");
-    }
-  }
-  if (from_npy && (to_npy || !f.adapter.empty())) {
+  if (from_npy && (to_npy || f.with_adapter())) {
     return UsageError(
         "--prompt-npy FILE --out DIR makes an adapter: expected no --adapter and no --to-npy");
   }
-  if (to_npy && (f.adapter.empty() || !f.out.empty())) {
+  if (to_npy && (!f.with_adapter() || !f.out.empty())) {
     return UsageError(
         "--to-npy FILE writes the prompt of an adapter: expected --adapter DIR and no --out");
   }
@@ -201,6 +232,10 @@ absl::Status RunConvert(const ConvertFlags& f) {
   PERMAFROST_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, OpenModel(context, f.base));
   if (from_npy) return PromptFromNpy(f, context, *model);
   if (adapter_only) return ConvertAdapter(f, context, *model);
+  if (!f.combine.how.empty()) {
+    return CombineFolders(f.combine, f.adapters, f.out, context, *model);
+  }
+  if (f.extract.rank > 0) return ExtractFolder(f.extract, f.out, context, *model);
   return to_npy ? PromptToNpy(f, context, *model) : ConvertBase(f, context, *model);
 }
 
@@ -210,12 +245,14 @@ void AddConvert(Commands& commands) {
   auto flags = std::make_shared<ConvertFlags>();
   CLI::App* app = commands.Add(
       "convert",
-      "A base to a Hugging Face folder, adapter merged; adapters to and from .npy and AdapterHub",
+      "A base to a Hugging Face folder, adapter merged; prompts and adapters to PEFT and back; "
+      "adapters combined, or made of two checkpoints",
       [flags] { return RunConvert(*flags); });
   app->add_option("--base", flags->base, "Hugging Face folder or .gguf file")->required();
-  app->add_option(
-      "--adapter", flags->adapter,
-      "adapter folder: LoRA, DoRA, IA3 or full to merge; or to write with a --to-… flag");
+  app->add_option("--adapter", flags->adapters,
+                  "adapter folder: LoRA, DoRA, IA3 or full to merge, prompt for --to-npy, several "
+                  "for --combine")
+      ->allow_extra_args(false);
   app->add_option("--out", flags->out, "folder to write");
   app->add_option("--prompt-npy", flags->prompt_npy,
                   "prompt [P, D] that becomes an adapter in --out");
@@ -225,6 +262,8 @@ void AddConvert(Commands& commands) {
                   "folder for --adapter in AdapterHub's format");
   app->add_option("--adapter-name", flags->adapter_name,
                   "name in AdapterHub's tensors (default: adapter)");
+  AddCombineFlags(app, flags->combine);
+  AddExtractFlags(app, flags->extract);
   app->add_option("--threads", flags->threads, "threads (default: all cores)")
       ->check(Between(1, 1024));
 }

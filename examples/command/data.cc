@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "anchored_texts.h"
+#include "encode.h"
 #include "engine/check.h"
 #include "io/file.h"
 #include "objectives.h"
@@ -12,52 +14,7 @@
 namespace permafrost {
 namespace {
 
-// Token ids of a text and what may follow it.
-struct Encoded {
-  std::vector<int32_t> input;
-  std::vector<std::vector<int32_t>> targets;
-};
-
 std::vector<int32_t> ToIds(const std::vector<int>& ids) { return {ids.begin(), ids.end()}; }
-
-// Decoder: a continuation's ids are what encoding the joined text adds, so that word boundaries
-// come out as in running text; if the text's own ids are not a prefix of that, the parts are
-// encoded one by one.
-absl::StatusOr<Encoded> EncodeDecoder(const Tokenizer& tokenizer, const std::string& input,
-                                      const std::vector<std::string>& targets) {
-  Encoded e;
-  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> ids, tokenizer.Encode(input, Special::kAdd));
-  e.input = ToIds(ids);
-  bool prefix = true;
-  for (const std::string& target : targets) {
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> joined,
-                                tokenizer.Encode(input + target, Special::kAdd));
-    prefix =
-        prefix && joined.size() > ids.size() && std::equal(ids.begin(), ids.end(), joined.begin());
-    e.targets.emplace_back(joined.begin() + static_cast<long>(std::min(ids.size(), joined.size())),
-                           joined.end());
-  }
-  if (prefix) return e;
-  e.targets.clear();
-  for (const std::string& target : targets) {
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> alone,
-                                tokenizer.Encode(target, Special::kNone));
-    e.targets.push_back(ToIds(alone));
-  }
-  return e;
-}
-
-absl::StatusOr<Encoded> EncodeT5(const Tokenizer& tokenizer, const std::string& input,
-                                 const std::vector<std::string>& targets) {
-  Encoded e;
-  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> ids, tokenizer.Encode(input, Special::kAdd));
-  e.input = ToIds(ids);
-  for (const std::string& target : targets) {
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> t, tokenizer.Encode(target, Special::kAdd));
-    e.targets.push_back(ToIds(t));
-  }
-  return e;
-}
 
 // Limits of a line's length, and what to do beyond them.
 class LengthRule {
@@ -100,6 +57,14 @@ class LengthRule {
   std::string path_;
 };
 
+// Where the text may be cut is not known among virtual tokens.
+absl::Status RefuseToCut(int64_t excess, int64_t anchored, const std::string& path, int line) {
+  if (excess == 0 || anchored == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      path, ":", line, ": input too long by ", excess,
+      " tokens: expected a shorter one, a text with virtual tokens in it cannot be truncated"));
+}
+
 // What every target starts with: nothing, or <extra_id_0> for --target-format sentinel ("Span
 // Corruption + Sentinel", Lester et al. 2021, section 2.2: a base pretrained by span corruption has
 // never seen a target without one).
@@ -126,7 +91,8 @@ absl::StatusOr<LoadedData> LoadTokens(const std::string& path, const DataFlags& 
   const ModelInfo& info = session.model->info();
   TokenOptions options{.vocabulary = static_cast<int>(info.vocabulary),
                        .equal_length = !info.encoder_decoder,
-                       .need_labels = labels == Labels::kRequired};
+                       .need_labels = labels == Labels::kRequired,
+                       .virtual_ids = !TemplateOf(adapters).empty()};
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<TokenExample> examples,
                               ReadTokenExamples(path, options));
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int32_t> start, TargetStart(flags, session));
@@ -141,9 +107,19 @@ absl::StatusOr<LoadedData> LoadTokens(const std::string& path, const DataFlags& 
     const auto task = adapters.TaskOf(e.adapter);
     if (!task.ok()) return AtLine(task.status(), path, e.line);
     line.task = *task;
+    const auto prompt = PromptOf(adapters, line.task, e.task_id);
+    if (!prompt.ok()) return AtLine(prompt.status(), path, e.line);
+    line.prompt = *prompt;
+    const int64_t anchored = std::count(line.input_ids.begin(), line.input_ids.end(), kVirtual);
+    if (anchored != adapters.AnchoredTokens(line.task)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ":", e.line, ": expected ", adapters.AnchoredTokens(line.task),
+          " virtual tokens (-1) among input_ids, as the line's adapter has, found ", anchored));
+    }
     const int64_t length = static_cast<int64_t>(line.input_ids.size());
     PERMAFROST_ASSIGN_OR_RETURN(const int64_t excess,
                                 rule.Excess(length, length, line.task, e.line));
+    PERMAFROST_RETURN_IF_ERROR(RefuseToCut(excess, anchored, path, e.line));
     const size_t kept = static_cast<size_t>(length - excess);
     line.input_ids.resize(kept);
     if (!info.encoder_decoder && line.labels.size() > kept) line.labels.resize(kept);
@@ -172,28 +148,41 @@ class TextEncoder {
     for (size_t first = 0;; ++first) {
       std::string text;
       for (size_t i = first; i < shots_.size(); ++i) text += shots_[i];
-      PERMAFROST_ASSIGN_OR_RETURN(Encoded e, EncodeWhole(text + input, targets, line));
-      int64_t longest = 0;
-      for (const auto& t : e.targets) longest = std::max(longest, static_cast<int64_t>(t.size()));
-      const int64_t length = static_cast<int64_t>(e.input.size());
       PERMAFROST_ASSIGN_OR_RETURN(
-          const int64_t excess, rule_.Excess(length, length + (decoder_ ? longest : 0), task, line,
-                                             first < shots_.size()));
-      if (excess > 0 && first < shots_.size()) continue;
+          Encoded e, Finished(EncodeText(tokenizer_, decoder_, text + input, targets), line));
+      const bool with_shots = first < shots_.size();
+      PERMAFROST_ASSIGN_OR_RETURN(const int64_t excess, Excess(e, task, line, with_shots));
+      if (excess > 0 && with_shots) continue;
       if (excess > 0) {  // T5 keeps its final </s>
         const int32_t last = e.input.back();
-        e.input.resize(static_cast<size_t>(length - excess));
+        e.input.resize(e.input.size() - static_cast<size_t>(excess));
         if (!decoder_) e.input.back() = last;
       }
       return e;
     }
   }
 
+  // A text with virtual tokens in it, without shots.
+  absl::StatusOr<Encoded> EncodeAnchored(const std::vector<AnchoredPiece>& pieces,
+                                         const std::vector<std::string>& targets, int task,
+                                         int line) const {
+    PERMAFROST_ASSIGN_OR_RETURN(
+        Encoded e, Finished(EncodePieces(tokenizer_, decoder_, pieces, targets), line));
+    PERMAFROST_ASSIGN_OR_RETURN(const int64_t excess, Excess(e, task, line, false));
+    PERMAFROST_RETURN_IF_ERROR(RefuseToCut(excess, CountVirtualTokens(pieces), rule_.path(), line));
+    return e;
+  }
+
  private:
-  absl::StatusOr<Encoded> EncodeWhole(const std::string& input,
-                                      const std::vector<std::string>& targets, int line) const {
-    absl::StatusOr<Encoded> e =
-        decoder_ ? EncodeDecoder(tokenizer_, input, targets) : EncodeT5(tokenizer_, input, targets);
+  absl::StatusOr<int64_t> Excess(const Encoded& e, int task, int line, bool shots) const {
+    int64_t longest = 0;
+    for (const auto& t : e.targets) longest = std::max(longest, static_cast<int64_t>(t.size()));
+    const int64_t length = static_cast<int64_t>(e.input.size());
+    return rule_.Excess(length, length + (decoder_ ? longest : 0), task, line, shots);
+  }
+
+  // With what stands around targets.
+  absl::StatusOr<Encoded> Finished(absl::StatusOr<Encoded> e, int line) const {
     if (!e.ok()) return AtLine(e.status(), rule_.path(), line);
     if (decoder_ && !classes_ && !e->targets.empty() && tokenizer_.eos_id().has_value()) {
       e->targets[0].push_back(*tokenizer_.eos_id());
@@ -215,7 +204,11 @@ absl::StatusOr<LoadedData> LoadTexts(const std::string& path, const DataFlags& f
                                      const Session& session, const AdapterSet& adapters) {
   const bool decoder = !session.model->info().encoder_decoder;
   PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(session));
-  PERMAFROST_ASSIGN_OR_RETURN(const TextSource source, ReadTexts(path, flags, decoder, labels));
+  DataFlags with_input = flags;
+  if (flags.input.empty() && flags.task.empty()) with_input.input = TemplateOf(adapters);
+  PERMAFROST_ASSIGN_OR_RETURN(const TextSource source,
+                              ReadTexts(path, with_input, decoder, labels));
+  AnchoredTexts anchored(source, flags);
   const bool classes = !source.options.label_words.empty();
   std::vector<std::string> words;
   if (classes) {
@@ -229,15 +222,32 @@ absl::StatusOr<LoadedData> LoadTexts(const std::string& path, const DataFlags& f
   data.target_start = start;
   data.label_words = source.options.label_words;
   data.metrics = source.metrics;
-  for (const TextExample& e : source.examples) {
+  for (size_t row = 0; row < source.examples.size(); ++row) {
+    const TextExample& e = source.examples[row];
     const auto task = adapters.TaskOf(e.adapter);
     if (!task.ok()) return AtLine(task.status(), path, e.line);
+    const auto prompt = PromptOf(adapters, *task, e.task_id);
+    if (!prompt.ok()) return AtLine(prompt.status(), path, e.line);
+    const bool with_virtual = adapters.AnchoredTokens(*task) > 0;
+    if (!with_virtual && HasAnchors(source.options.input)) {
+      return AtLine(absl::InvalidArgumentError(absl::StrCat(
+                        "the input template '", source.options.input,
+                        "' has virtual tokens: expected an adapter with anchored ones for this "
+                        "line, found none")),
+                    path, e.line);
+    }
     std::vector<std::string> targets = words;
     if (!classes && !e.target.empty()) targets = {e.target};
-    PERMAFROST_ASSIGN_OR_RETURN(const Encoded encoded,
-                                encoder.Encode(e.input, targets, *task, e.line));
+    Encoded encoded;
+    if (with_virtual) {
+      PERMAFROST_ASSIGN_OR_RETURN(const std::vector<AnchoredPiece> pieces,
+                                  anchored.Row(row, *adapters.MethodOf(*task)));
+      PERMAFROST_ASSIGN_OR_RETURN(encoded, encoder.EncodeAnchored(pieces, targets, *task, e.line));
+    } else {
+      PERMAFROST_ASSIGN_OR_RETURN(encoded, encoder.Encode(e.input, targets, *task, e.line));
+    }
     const size_t chosen = classes ? static_cast<size_t>(std::max(e.label, 0)) : 0;
-    TokenLine line{encoded.input, {}, *task};
+    TokenLine line{encoded.input, {}, *task, *prompt};
     if (chosen < encoded.targets.size() && (!classes || e.label >= 0)) {
       line.labels = encoded.targets[chosen];
       if (decoder) {
@@ -249,7 +259,7 @@ absl::StatusOr<LoadedData> LoadTexts(const std::string& path, const DataFlags& f
     data.lines.push_back(std::move(line));
     data.line_numbers.push_back(e.line);
     if (!classes) continue;
-    data.choices.push_back({encoded.input, encoded.targets, *task});
+    data.choices.push_back({encoded.input, encoded.targets, *task, *prompt});
     data.labels.push_back(e.label);
   }
   return data;
@@ -264,6 +274,9 @@ void AddDataFlags(CLI::App* app, DataFlags& flags) {
   app->add_option("--target", flags.target, "target template, e.g. \"{label}\"");
   app->add_option("--label-words", flags.label_words, "label words by index: negative,positive");
   app->add_option("--label-column", flags.label_column, "column of the label")
+      ->capture_default_str();
+  app->add_option("--task-column", flags.task_column,
+                  "multitask-prompt: column of the task's index")
       ->capture_default_str();
   app->add_option("--target-format", flags.target_format,
                   "sentinel: every target of a T5 base starts with <extra_id_0>")
@@ -280,6 +293,7 @@ absl::StatusOr<LoadedData> LoadData(const std::string& path, const DataFlags& fl
     return absl::InvalidArgumentError(absl::StrCat(path, ": expected lines of data, found none"));
   }
   PERMAFROST_RETURN_IF_ERROR(CheckObjectiveFlags(flags));
+  PERMAFROST_RETURN_IF_ERROR(CheckAnchorFlags(flags, adapters));
   if (flags.objective.objective != "supervised") {
     return LoadRunningText(path, flags, session, adapters);
   }
@@ -290,6 +304,16 @@ absl::StatusOr<LoadedData> LoadData(const std::string& path, const DataFlags& fl
   }
   return tokens ? LoadTokens(path, flags, labels, session, adapters)
                 : LoadTexts(path, flags, labels, session, adapters);
+}
+
+absl::StatusOr<int> PromptOf(const AdapterSet& adapters, int task, int task_id) {
+  const Method* method = adapters.MethodOf(task);
+  const int64_t prompts = method == nullptr ? 1 : method->Prompts();
+  if (prompts == 1) return 0;
+  if (task_id >= 0 && task_id < prompts) return task_id;
+  return absl::InvalidArgumentError(
+      absl::StrCat("expected a task_id from 0 to ", prompts - 1, " for this line's adapter, found ",
+                   task_id < 0 ? "none that is a whole number" : absl::StrCat(task_id)));
 }
 
 std::vector<int32_t> SentinelIds(const Session& session) {

@@ -26,14 +26,15 @@ struct ShotFlags {
   std::string data, separator = "\\n\\n";
 };
 
-// --task, --input, --target, --label-words, --label-column, --target-format, --max-tokens,
-// --truncate; what follows them is added by the commands that have it.
+// --task, --input, --target, --label-words, --label-column, --task-column, --target-format,
+// --max-tokens, --truncate; what follows them is added by the commands that have it.
 struct DataFlags {
   std::string task;
   std::string input;
   std::string target;
   std::string label_words;
   std::string label_column = "label";
+  std::string task_column = "task_id";
   std::string target_format = "plain";
   int64_t max_tokens = 0;
   bool truncate = false;
@@ -64,6 +65,10 @@ enum class Labels { kRequired, kOptional };
 // position limit counts them). Errors name file and line.
 absl::StatusOr<LoadedData> LoadData(const std::string& path, const DataFlags& flags, Labels labels,
                                     const Session& session, const AdapterSet& adapters);
+
+// Which of its adapter's prompts a line of `task` uses (TokenLine::prompt); task_id is -1 where the
+// data has none. Error: no task_id, or one out of range, though the adapter has several.
+absl::StatusOr<int> PromptOf(const AdapterSet& adapters, int task, int task_id);
 
 // Ids of <extra_id_0>, <extra_id_1>, ... in the base's tokenizer; empty if it has none.
 std::vector<int32_t> SentinelIds(const Session& session);

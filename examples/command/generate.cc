@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "command.h"
+#include "encode.h"
 #include "engine/check.h"
 #include "nlohmann/json.hpp"
 
@@ -64,6 +65,24 @@ class Output {
   bool stream_, stopped_ = false;
 };
 
+// The prompt's ids, with virtual tokens among them if the adapter's are anchored.
+absl::StatusOr<std::vector<int32_t>> PromptIds(const GenerateFlags& f, const Tokenizer& tokenizer,
+                                               const Session& session, const AdapterSet& adapters) {
+  const Method* method = adapters.size() == 1 ? adapters.method(0) : nullptr;
+  if (method != nullptr && !method->InputTemplate().empty()) {
+    PERMAFROST_ASSIGN_OR_RETURN(
+        const std::vector<AnchoredPiece> pieces,
+        PiecesOfPrompt(method->InputTemplate(), f.prompt, method->AnchoredTokens(method->task())));
+    PERMAFROST_ASSIGN_OR_RETURN(
+        Encoded encoded,
+        EncodePieces(tokenizer, !session.model->info().encoder_decoder, pieces, {}));
+    return std::move(encoded.input);
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> ids,
+                              tokenizer.Encode(f.prompt, Special::kAdd));
+  return std::vector<int32_t>(ids.begin(), ids.end());
+}
+
 absl::Status RunGenerate(GenerateFlags f) {
   if (f.adapters.size() > 1) {
     return UsageError(absl::StrCat("a prompt runs with one adapter: expected one --adapter, found ",
@@ -74,18 +93,23 @@ absl::Status RunGenerate(GenerateFlags f) {
   PERMAFROST_ASSIGN_OR_RETURN(Session session, OpenSession(f.base));
   PERMAFROST_ASSIGN_OR_RETURN(AdapterSet adapters, OpenAdapters(f.adapters, session));
   PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(session));
-  const absl::StatusOr<std::vector<int>> ids = tokenizer->Encode(f.prompt, Special::kAdd);
+  const absl::StatusOr<std::vector<int32_t>> ids = PromptIds(f, *tokenizer, session, adapters);
   if (!ids.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("--prompt: ", std::string(ids.status().message())));
   }
+  if (const int64_t prompts = adapters.size() == 1 ? adapters.method(0)->Prompts() : 1;
+      f.options.prompt >= prompts) {
+    return absl::InvalidArgumentError(absl::StrCat("--task-id: expected less than the adapter's ",
+                                                   prompts, " tasks, found ", f.options.prompt));
+  }
   const int task = adapters.size() == 1 ? adapters.method(0)->task() : kNoTask;
   Output output(*tokenizer, f.stop, !f.json);
   const bool beams = f.options.beams > 1;
-  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int32_t> generated,
-                              Generate(*session.context, *session.model, adapters, task,
-                                       std::vector<int32_t>(ids->begin(), ids->end()), f.options,
-                                       [&](int32_t id) { return beams || output.Append(id); }));
+  PERMAFROST_ASSIGN_OR_RETURN(
+      const std::vector<int32_t> generated,
+      Generate(*session.context, *session.model, adapters, task, *ids, f.options,
+               [&](int32_t id) { return beams || output.Append(id); }));
   if (beams) {
     for (int32_t id : generated) {
       if (!output.Append(id)) break;
@@ -133,6 +157,9 @@ void AddGenerate(Commands& commands) {
       ->capture_default_str();
   app->add_option("--length-penalty", f.options.length_penalty,
                   "exponent of the length in beam scores")
+      ->capture_default_str();
+  app->add_option("--task-id", f.options.prompt, "multitask-prompt: the task whose prompt is used")
+      ->check(NonNegative())
       ->capture_default_str();
   app->add_option("--stop", f.stop, "end before this text");
   app->add_flag("--json", f.json, "one object with the new text and ids");

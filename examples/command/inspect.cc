@@ -285,12 +285,19 @@ absl::StatusOr<Json> MemoryJson(const InspectFlags& f, const Model& model, const
   };
   const int64_t tokens = choose(f.tokens, lengths.LongestInput(), 128);
   const int64_t targets = two_stacks ? choose(f.target_tokens, lengths.LongestTarget(), 8) : 0;
-  const auto* prompt_tuning = config != nullptr ? std::get_if<PromptTuningConfig>(config) : nullptr;
-  const int64_t prompt = prompt_tuning != nullptr ? prompt_tuning->virtual_tokens : 0;
-  // A causal prompt is computed once a step, an encoder's before each text.
+  // A causal prompt is computed once a step (once a task of several), unless it stands among a
+  // line's tokens; an encoder's before each text.
+  int64_t prompt = 0, copies = 1;
+  if (const auto* one = config ? std::get_if<PromptTuningConfig>(config) : nullptr) {
+    prompt = one->virtual_tokens;
+    if (!one->input_template.empty()) copies = f.batch_size;
+  } else if (const auto* many = config ? std::get_if<MultitaskPromptConfig>(config) : nullptr) {
+    prompt = many->virtual_tokens;
+    copies = std::min(many->tasks, f.batch_size);
+  }
   const int64_t text_rows = f.batch_size * tokens;
   const int64_t encoder_rows = two_stacks ? text_rows + f.batch_size * prompt : 0;
-  const int64_t decoder_rows = two_stacks ? f.batch_size * targets : text_rows + prompt;
+  const int64_t decoder_rows = two_stacks ? f.batch_size * targets : text_rows + copies * prompt;
   ActivationEstimate estimate(model, encoder_rows, decoder_rows,
                               f.base.precision == "bf16" ? 2 : 4);
   if (config != nullptr) PERMAFROST_RETURN_IF_ERROR(AddMethod(*config, model, estimate));

@@ -24,9 +24,9 @@ struct PartSource {
 };
 
 const std::vector<std::string>& TemplateKeys() {
-  static const auto& keys =
-      *new std::vector<std::string>({"task", "input", "target", "label_words", "label_column",
-                                     "target_format", "objective", "noise_density", "mean_span"});
+  static const auto& keys = *new std::vector<std::string>(
+      {"task", "input", "target", "label_words", "label_column", "task_column", "target_format",
+       "objective", "noise_density", "mean_span"});
   return keys;
 }
 
@@ -104,6 +104,7 @@ absl::StatusOr<PartSource> ReadPart(const nlohmann::json& part, const std::strin
     PERMAFROST_ASSIGN_OR_RETURN(f.label_words, LabelWords(fields));
   }
   PERMAFROST_ASSIGN_OR_RETURN(f.label_column, fields.StringOr("label_column", f.label_column));
+  PERMAFROST_ASSIGN_OR_RETURN(f.task_column, fields.StringOr("task_column", f.task_column));
   PERMAFROST_RETURN_IF_ERROR(
       ReadChoice(fields, "target_format", {"plain", "sentinel"}, f.target_format));
   PERMAFROST_RETURN_IF_ERROR(ReadChoice(fields, "objective",

@@ -151,7 +151,8 @@ absl::Status RunNeighbors(const NeighborsFlags& f) {
     text = tokenizer->Decode(nearest, /*skip_special=*/false);
   }
   if (!f.discretise.empty()) {
-    const Adapter discrete = PromptAdapter(0, session.model->embedding().Rows(c, nearest));
+    const Adapter discrete =
+        PromptAdapter(0, session.model->embedding().Rows(c, nearest), method->InputTemplate());
     PERMAFROST_RETURN_IF_ERROR(SaveAdapter(f.discretise, discrete, *session.model));
   }
   const Clusters cosine(all, &TokenNeighbors::cosine), euclidean(all, &TokenNeighbors::euclidean);

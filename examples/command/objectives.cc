@@ -17,6 +17,7 @@ namespace {
 struct RunningText {
   std::vector<int32_t> ids;
   std::string adapter;
+  int task_id = -1;  // -1: none
   int line = 0;
 };
 
@@ -63,7 +64,7 @@ absl::StatusOr<std::vector<RunningText>> ReadTokenTexts(const std::string& path,
                        absl::StrCat("--objective ", flags.objective.objective,
                                     " makes the labels: expected input_ids alone, found labels"));
     }
-    texts.push_back({{e.input_ids.begin(), e.input_ids.end()}, e.adapter, e.line});
+    texts.push_back({{e.input_ids.begin(), e.input_ids.end()}, e.adapter, e.task_id, e.line});
   }
   return texts;
 }
@@ -90,7 +91,7 @@ absl::StatusOr<std::vector<RunningText>> ReadTextTexts(const std::string& path,
     if (decoder && tokenizer->eos_id().has_value() && ids->back() != *tokenizer->eos_id()) {
       ids->push_back(*tokenizer->eos_id());
     }
-    texts.push_back({{ids->begin(), ids->end()}, e.adapter, e.line});
+    texts.push_back({{ids->begin(), ids->end()}, e.adapter, e.task_id, e.line});
   }
   return texts;
 }
@@ -178,7 +179,7 @@ absl::StatusOr<LoadedData> LoadRunningText(const std::string& path, const DataFl
     ObjectiveConfig config;
     uint64_t seed;
     std::vector<TextWindow> windows;
-    std::vector<int> tasks;
+    std::vector<int> tasks, prompts;
   };
   const auto source = std::make_shared<Source>();
   source->config = config;
@@ -187,21 +188,27 @@ absl::StatusOr<LoadedData> LoadRunningText(const std::string& path, const DataFl
   for (const RunningText& text : texts) {
     const auto task = adapters.TaskOf(text.adapter);
     if (!task.ok()) return AtLine(task.status(), path, text.line);
+    const auto prompt = PromptOf(adapters, *task, text.task_id);
+    if (!prompt.ok()) return AtLine(prompt.status(), path, text.line);
     PERMAFROST_ASSIGN_OR_RETURN(
         const int64_t length,
-        WindowLength(flags, config, session.model->info(), adapters.VirtualTokens(*task)));
+        WindowLength(flags, config, session.model->info(),
+                     adapters.VirtualTokens(*task) + adapters.FirstPosition(*task)));
     // The token before a window predicts the window's first one.
     const int64_t overlap = config.objective == Objective::kLanguageModel ? 1 : 0;
     for (TextWindow& window : CutTextIntoWindows(text.ids, length, overlap)) {
       source->windows.push_back(std::move(window));
       source->tasks.push_back(*task);
+      source->prompts.push_back(*prompt);
       data.line_numbers.push_back(text.line);
     }
   }
   const auto make = [source](const LineDraw& draw) {
     Random random = LineRandom(source->seed, draw.pass, draw.line);
-    return MakeObjectiveLine(source->config, source->windows[draw.line], source->tasks[draw.line],
-                             random);
+    TokenLine line = MakeObjectiveLine(source->config, source->windows[draw.line],
+                                       source->tasks[draw.line], random);
+    line.prompt = source->prompts[draw.line];
+    return line;
   };
   for (size_t i = 0; i < source->windows.size(); ++i) data.lines.push_back(make({i, 0}));
   if (config.objective != Objective::kLanguageModel) data.make_line = make;

@@ -55,6 +55,13 @@ absl::StatusOr<AnswerSession> OpenAnswers(const AnswerFlags& flags, Labels label
   PERMAFROST_ASSIGN_OR_RETURN(s.adapters, OpenAdapters(flags.adapters, s.session));
   PERMAFROST_ASSIGN_OR_RETURN(s.data,
                               LoadData(flags.data_path, flags.data, labels, s.session, s.adapters));
+  for (size_t i = 0; !flags.ensemble.empty() && i < s.adapters.size(); ++i) {
+    const Method& m = *s.adapters.method(i);
+    if (m.Prompts() == 1 && m.InputTemplate().empty()) continue;
+    return absl::InvalidArgumentError(
+        "--ensemble: expected adapters that read a line as it is, found one with tasks or with "
+        "anchored virtual tokens");
+  }
   if (!flags.ensemble.empty() && s.data.choices.empty()) {
     return absl::InvalidArgumentError(
         "--ensemble: expected label words (--task or --label-words), found none");
@@ -97,10 +104,11 @@ std::string AnswerText(std::vector<int32_t> ids, const AnswerSession& s) {
 absl::StatusOr<GeneratedText> GenerateAnswer(const AnswerFlags& flags, AnswerSession& s, size_t i) {
   const TokenLine& line = s.data.lines[i];
   GeneratedText answer;
-  PERMAFROST_ASSIGN_OR_RETURN(answer.ids,
-                              Generate(*s.session.context, *s.session.model, s.adapters, line.task,
-                                       InputIds(line, s.session.model->info().encoder_decoder),
-                                       {.max_new_tokens = flags.max_new_tokens}, nullptr));
+  PERMAFROST_ASSIGN_OR_RETURN(
+      answer.ids,
+      Generate(*s.session.context, *s.session.model, s.adapters, line.task,
+               InputIds(line, s.session.model->info().encoder_decoder),
+               {.max_new_tokens = flags.max_new_tokens, .prompt = line.prompt}, nullptr));
   if (s.session.tokenizer != nullptr) answer.text = AnswerText(answer.ids, s);
   return answer;
 }

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
+#include "io/anchors.h"
 #include "io/tasks.h"
 
 namespace permafrost {
@@ -21,6 +22,7 @@ absl::StatusOr<TextOptions> TextOptionsOf(const DataFlags& flags, bool decoder,
     options.label_values.clear();
   }
   if (flags.label_column != "label") options.label_column = flags.label_column;
+  options.task_column = flags.task_column;
   if (options.input.empty()) {
     return absl::InvalidArgumentError(
         "this data needs a template: expected --task NAME or --input TEMPLATE, found neither");
@@ -33,17 +35,18 @@ absl::StatusOr<TextSource> ReadTexts(const std::string& path, const DataFlags& f
   TextSource source;
   PERMAFROST_ASSIGN_OR_RETURN(source.options, TextOptionsOf(flags, decoder, &source.metrics));
   source.options.need_target = labels == Labels::kRequired;
-  Table table;
   if (flags.task.empty()) {
-    PERMAFROST_ASSIGN_OR_RETURN(table, ReadTable(path));
+    PERMAFROST_ASSIGN_OR_RETURN(source.table, ReadTable(path));
   } else {
     PERMAFROST_ASSIGN_OR_RETURN(const TaskPreset* task, FindTask(flags.task));
     PERMAFROST_ASSIGN_OR_RETURN(TaskTable renamed, ReadTaskTable(path, *task));
-    table = std::move(renamed.table);
+    source.table = std::move(renamed.table);
     source.options.first_index = renamed.first_index;
   }
   if (source.metrics.empty() && !source.options.label_words.empty()) source.metrics = {"accuracy"};
-  PERMAFROST_ASSIGN_OR_RETURN(source.examples, MakeTextExamples(table, source.options));
+  TextOptions plain = source.options;
+  if (HasAnchors(plain.input)) plain.input = "-";
+  PERMAFROST_ASSIGN_OR_RETURN(source.examples, MakeTextExamples(source.table, plain));
   return source;
 }
 

@@ -17,6 +17,8 @@ absl::StatusOr<TextOptions> TextOptionsOf(const DataFlags& flags, bool decoder,
 
 struct TextSource {
   TextOptions options;
+  Table table;
+  // Of each row. With virtual tokens among the words ({v*N}) the input texts are AnchoredTexts'.
   std::vector<TextExample> examples;
   std::vector<std::string> metrics;
 };

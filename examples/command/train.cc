@@ -48,6 +48,7 @@ struct TrainFlags {
 double DefaultRate(const AdapterConfig& config, bool adafactor) {
   if (std::holds_alternative<PromptTuningConfig>(config)) return adafactor ? 0.3 : 0.03;
   if (std::holds_alternative<PTuningConfig>(config)) return 1e-3;
+  if (std::holds_alternative<MultitaskPromptConfig>(config)) return adafactor ? 0.3 : 0.03;
   if (std::holds_alternative<LoraConfig>(config)) return 1e-3;
   if (std::holds_alternative<AdaLoraConfig>(config)) return 1e-3;
   if (std::holds_alternative<Ia3Config>(config)) return 3e-3;
@@ -147,6 +148,10 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"data_hash", data_hash},
           {"virtual_tokens", m.virtual_tokens},
           {"encoder_width", m.encoder_width},
+          {"encoder", m.encoder},
+          {"encoder_layers", m.encoder_layers},
+          {"num_tasks", m.num_tasks},
+          {"num_ranks", m.num_ranks},
           {"init", m.init},
           {"init_text", m.init_text},
           {"init_file", m.init_file},
@@ -187,6 +192,7 @@ nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::stri
           {"target", f.data.target},
           {"label_words", f.data.label_words},
           {"label_column", f.data.label_column},
+          {"task_column", f.data.task_column},
           {"target_format", f.data.target_format},
           {"objective", f.data.objective.objective},
           {"noise_density", f.data.objective.noise_density.value_or(0)},
@@ -297,7 +303,7 @@ absl::Status RunTrain(TrainFlags f) {
     };
   }
   PERMAFROST_ASSIGN_OR_RETURN(const TrainResult result,
-                              Train(*session.context, *session.model, adapter, hooks, data.lines,
+                              Train(*session.context, *session.model, adapter, data.lines,
                                     f.eval_path.empty() ? nullptr : &evaluation, options, events));
   nlohmann::json record = settings;
   record["base"] = f.base.base;
@@ -307,6 +313,7 @@ absl::Status RunTrain(TrainFlags f) {
   record["version"] = "0.1.0";
   record["peft_format"] = "0.21.2";
   record["steps_done"] = result.steps;
+  for (const GateMean& gate : result.gates) record["gates"][gate.name] = gate.mean;
   PERMAFROST_RETURN_IF_ERROR(WriteFileAtomically(f.out + "/run.json", record.dump(2) + "\n"));
   if (result.interrupted) {
     return absl::CancelledError(

@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "engine/check.h"
+#include "io/anchors.h"
 #include "peft/prompt_init.h"
 
 namespace permafrost {
@@ -51,13 +52,33 @@ absl::StatusOr<Tensor> InitialPrompt(const MethodFlags& f, const DataFlags& data
   return prompt;
 }
 
+// An --input with {v*N} anchors the virtual tokens of prompt and ptuning.
+absl::Status CountAnchors(const std::string& input, MethodFlags& f) {
+  if (!HasAnchors(input)) return absl::OkStatus();
+  if (f.method != "prompt" && f.method != "ptuning") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--input '", input, "' has virtual tokens: expected --method prompt or ptuning, found ",
+        f.method));
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<AnchoredPiece> pieces, ParseAnchors(input));
+  const int64_t count = CountVirtualTokens(pieces);
+  if (f.virtual_tokens != 0 && f.virtual_tokens != count) {
+    return absl::InvalidArgumentError(absl::StrCat("--input '", input, "' has ", count,
+                                                   " virtual tokens: expected --virtual-tokens ",
+                                                   count, " or none, found ", f.virtual_tokens));
+  }
+  f.virtual_tokens = count;
+  f.input_template = input;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void AddMethodFlags(CLI::App* app, MethodFlags& f) {
   app->add_option("--method", f.method, "what to train")
-      ->check(CLI::IsMember({"prompt", "prefix", "ptuning", "lora", "dora", "ia3", "adapter",
-                             "parallel-adapter", "bitfit", "norm", "head", "top-layers", "unipelt",
-                             "full"}));
+      ->check(CLI::IsMember({"prompt", "prefix", "ptuning", "multitask-prompt", "lora", "dora",
+                             "ia3", "adapter", "parallel-adapter", "bitfit", "norm", "head",
+                             "top-layers", "unipelt", "full"}));
   app->add_option("--init-adapter", f.init_adapter, "go on from an adapter in PEFT format");
   const auto own = [&f](CLI::Option* option, std::vector<std::string> methods) {
     f.owned.push_back({option, std::move(methods)});
@@ -65,25 +86,45 @@ void AddMethodFlags(CLI::App* app, MethodFlags& f) {
   };
   own(app->add_option(
           "--virtual-tokens", f.virtual_tokens,
-          "prompt, ptuning, prefix: rows (default 100 for T5 prompts, else 20; unipelt 10)"),
-      {"prompt", "ptuning", "prefix", "unipelt"})
+          "prompt, ptuning, multitask-prompt, prefix: rows (default 100 for T5 prompts, "
+          "else 20; unipelt 10; with {v*N} in --input as many as that has)"),
+      {"prompt", "ptuning", "multitask-prompt", "prefix", "unipelt"})
       ->check(Between(1, 100000));
   own(app->add_option("--encoder-width", f.encoder_width,
                       "ptuning: width of the prompt encoder (default: the base's)"),
       {"ptuning"})
       ->check(Between(1, 65536));
+  own(app->add_option("--encoder", f.encoder, "ptuning: what makes the prompt"), {"ptuning"})
+      ->check(CLI::IsMember({"mlp", "lstm"}))
+      ->capture_default_str();
+  own(app->add_option("--encoder-layers", f.encoder_layers, "ptuning: layers of the LSTM"),
+      {"ptuning"})
+      ->check(Between(1, 64))
+      ->capture_default_str();
+  own(app->add_option("--num-tasks", f.num_tasks, "multitask-prompt: tasks (lines' task_id)"),
+      {"multitask-prompt"})
+      ->check(Between(1, 65536));
+  own(app->add_option("--num-ranks", f.num_ranks, "multitask-prompt: rank of a task's factors"),
+      {"multitask-prompt"})
+      ->check(Between(1, 65536))
+      ->capture_default_str();
+  const std::vector<std::string> tables = {"prompt", "multitask-prompt"};
+  const std::vector<std::string> starts = {"prompt", "multitask-prompt", "prefix"};
   own(app->add_option("--init", f.init,
-                      "prompt: initialisation (default vocab); prefix: normal, zero or text"),
-      {"prompt", "prefix"})
+                      "prompt, multitask-prompt: initialisation (default vocab); prefix: normal, "
+                      "zero or text"),
+      starts)
       ->check(CLI::IsMember({"random", "normal", "zero", "vocab", "labels", "text", "file"}));
-  own(app->add_option("--init-text", f.init_text, "prompt, prefix: text for --init text"),
-      {"prompt", "prefix"});
+  own(app->add_option("--init-text", f.init_text,
+                      "prompt, multitask-prompt, prefix: text for --init text"),
+      starts);
   own(app->add_option("--init-file", f.init_file,
-                      "prompt: .npy file or adapter folder for --init file"),
-      {"prompt"});
+                      "prompt, multitask-prompt: .npy file or adapter folder for --init file"),
+      tables);
   own(app->add_option("--init-range", f.init_range,
-                      "prompt: half width of --init random, deviation of --init normal"),
-      {"prompt"})
+                      "prompt, multitask-prompt: half width of --init random, deviation of --init "
+                      "normal"),
+      tables)
       ->check(Positive())
       ->capture_default_str();
   own(app->add_option("--rank", f.rank, "lora, dora: rank"), {"lora", "dora", "unipelt"})
@@ -163,13 +204,16 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
   if (f.init == "text" && f.init_text.empty()) {
     return UsageError("--init text: expected the text, --init-text TEXT");
   }
+  if (f.method == "multitask-prompt" && f.num_tasks == 0) {
+    return UsageError("--method multitask-prompt: expected --num-tasks N");
+  }
   const bool prefix_init =
       f.init.empty() || f.init == "normal" || f.init == "zero" || f.init == "text";
   if (f.method == "prefix" ? !prefix_init : f.init == "zero") {
-    return UsageError(absl::StrCat("--init ", f.init, ": expected ",
-                                   f.method == "prefix"
-                                       ? "normal, zero or text with --method prefix"
-                                       : "another initialisation with --method prompt"));
+    return UsageError(absl::StrCat(
+        "--init ", f.init, ": expected ",
+        f.method == "prefix" ? "normal, zero or text with --method prefix"
+                             : absl::StrCat("another initialisation with --method ", f.method)));
   }
   if (f.init == "file" && f.init_file.empty()) {
     return UsageError("--init file: expected the file, --init-file FILE");
@@ -211,7 +255,12 @@ absl::StatusOr<AdapterConfig> ConfigOf(const MethodFlags& f, const ModelInfo& in
     return ModuleConfig(f.modules, shared, info);
   }
   if (f.method == "ptuning") {
-    return PTuningConfig{.virtual_tokens = f.virtual_tokens, .encoder_width = f.encoder_width};
+    return PTuningConfig{
+        .virtual_tokens = f.virtual_tokens,
+        .encoder_width = f.encoder_width,
+        .encoder = f.encoder == "lstm" ? PromptEncoder::kLstm : PromptEncoder::kMlp,
+        .encoder_layers = f.encoder_layers,
+        .input_template = f.input_template};
   }
   if (f.method != "ia3") return LoraOf(f, info);
   Ia3Config ia3 = DefaultIa3Config(info.model_type, List(f.targets));
@@ -225,18 +274,23 @@ absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64
   const Model& model = *s.model;
   if (!f.init_adapter.empty()) return LoadAdapter(f.init_adapter, 0, c, model);
   Random random(static_cast<uint64_t>(seed));
+  PERMAFROST_RETURN_IF_ERROR(CountAnchors(data.input, f));
   if (f.virtual_tokens == 0) {
-    const bool prompt = f.method == "prompt" || f.method == "ptuning";
+    const bool prompt =
+        f.method == "prompt" || f.method == "ptuning" || f.method == "multitask-prompt";
     f.virtual_tokens = f.method == "unipelt"                    ? 10
                        : prompt && model.info().encoder_decoder ? 100
                                                                 : 20;
   }
-  if (f.method == "prompt") {
+  if (f.method == "prompt" || f.method == "multitask-prompt") {
     if (f.init.empty()) {
       f.init = !f.init_text.empty() ? "text" : !f.init_file.empty() ? "file" : "vocab";
     }
     PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, InitialPrompt(f, data, s, random));
-    return PromptAdapter(0, std::move(prompt));
+    if (f.method == "prompt") return PromptAdapter(0, std::move(prompt), f.input_template);
+    const MultitaskPromptConfig config{
+        .virtual_tokens = f.virtual_tokens, .tasks = f.num_tasks, .ranks = f.num_ranks};
+    return MultitaskPromptAdapter(0, config, std::move(prompt), random);
   }
   PERMAFROST_ASSIGN_OR_RETURN(const AdapterConfig config, ConfigOf(f, model.info()));
   PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, CreateAdapter(config, 0, c, model, random));
@@ -249,7 +303,6 @@ absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64
     PERMAFROST_RETURN_IF_ERROR(
         InitialisePrefixFromText(c, model, tokens, static_cast<PrefixTuning&>(*adapter.method)));
   }
-  return adapter;
   return adapter;
 }
 

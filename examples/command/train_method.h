@@ -14,9 +14,12 @@ namespace permafrost {
 struct MethodFlags {
   std::string method, init_adapter;
   // Prompt, P-tuning
-  int64_t virtual_tokens = 0, encoder_width = 0;
+  int64_t virtual_tokens = 0, encoder_width = 0, encoder_layers = 2;
+  std::string encoder = "mlp";
   std::string init, init_text, init_file;
   double init_range = 0.5;
+  std::string input_template;  // --input, if it has {v*N}
+  int64_t num_tasks = 0, num_ranks = 1;
   // LoRA, IA3
   int64_t rank = 8;
   double alpha = 16, dropout = 0;

@@ -23,7 +23,7 @@ int main(int argc, char** argv) {
   options.out = argv[2];
   options.steps = 20;
   options.optimizer.learning_rate = 0.1;
-  auto result = Train(context, **model, adapter, *adapter.method, lines, nullptr, options, {});
+  auto result = Train(context, **model, adapter, lines, nullptr, options, {});
   if (!result.ok()) return std::fprintf(stderr, "%s\n", result.status().ToString().c_str()), 1;
 
   auto ids = Generate(context, **model, *adapter.method, 0, {5, 6}, {.max_new_tokens = 2}, nullptr);

@@ -38,7 +38,7 @@ TEST_F(CommandLine, UnknownOrMissing) {
   ExpectBad("convert --base x", {"--out DIR", "--to-npy FILE"}, 2);
   ExpectBad("convert --base x --to-npy y", {"--adapter"}, 2);
   ExpectBad("convert --base x --to-adapterhub y", {"--adapter"}, 2);
-  ExpectBad("convert --base x --adapter a --to-peft y --to-adapterhub z", {"one of them"}, 2);
+  ExpectBad("convert --base x --adapter a --to-peft y --to-adapterhub z", {"found several"}, 2);
   ExpectBad("convert --base x --out y --prompt-npy z --adapter w", {"--prompt-npy"}, 2);
   ExpectBad("bench", {"subcommand"}, 2);
   ExpectBad("bench fly", {"fly"}, 2);

@@ -217,6 +217,29 @@ TEST_F(RunningText, SentinelTargets) {
             {"--score mean", "sum"}, 2);
 }
 
+TEST_F(RunningText, SentinelTargetsOfAnchoredPrompts) {
+  const std::string base = T5();
+  const std::string data = Write("t.tsv", "text\tlabel\nw5 w6 w7\tw8\nw9\tw10\n");
+  const std::string flags = "--target '{label}' --label-words w8,w10 --target-format sentinel ";
+  Output(Train(base, data, flags + "--input '{v*2} {text} {v*1}' --method prompt --steps 2"));
+  const std::string by_hand =
+      Write("h.jsonl",
+            "{\"input_ids\": [-1, -1, 5, 6, 7, -1, 1], \"labels\": [130, 8, 1]}\n"
+            "{\"input_ids\": [-1, -1, 9, -1, 1], \"labels\": [130, 10, 1]}\n");
+  const std::string adapter = "--adapter " + Quoted(Path("out")) + " ";
+  EXPECT_DOUBLE_EQ(Loss(base, data, adapter + flags), Loss(base, by_hand, adapter));
+}
+
+// gpt2-1 has 160 learned positions; a prefix of 7 takes the first.
+TEST_F(RunningText, WindowsLeaveRoomForAPrefix) {
+  json ids = json::array();
+  for (int i = 0; i < 400; ++i) ids.push_back(3 + i % 40);
+  const std::string data = Write("long.jsonl", json{{"input_ids", ids}}.dump() + "\n");
+  const std::string how = "--threads 1 --objective lm --method prefix --virtual-tokens ";
+  EXPECT_EQ(Output(Train(GoldenModel("gpt2-1"), data, how + "7 --steps 1 --batch-size 4")), "");
+  ExpectBad(Train(GoldenModel("gpt2-1"), data, how + "159"), {"room for at least 2", "found 1"});
+}
+
 TEST_F(RunningText, WrongUse) {
   const std::string t5 = T5(), data = Write("t.tsv", "text\nw5 w6\n");
   const std::string on_t5 = "eval --base " + Quoted(t5) + " --data " + data + " --objective ";

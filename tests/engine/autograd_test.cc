@@ -51,7 +51,7 @@ TEST_P(AutogradTest, NothingIsRecordedWithoutTrainables) {
   const std::vector<float> weights = {1, 1};
   Var x = Random_({kR, kD});
   x = RmsNorm(c, x, Random_({1, kD}), 1e-6f);
-  x = Dropout(c, LayerNorm(c, x, Random_({1, kD}), Random_({1, kD}), 1e-6f), 0.1f, 0);
+  x = Dropout(c, LayerNorm(c, x, Random_({1, kD}), Random_({1, kD}), 1e-6f), 0.1f, {});
   Var y = AddBias(c, Linear(c, x, w), Random_({1, kF}));
   y = AddLowRank(c, y, x, Random_({2, kD}), Random_({kF, 2}), {}, spans);
   y = Gated(c, Activation::kSilu, y, Activate(c, Activation::kRelu, Scale(c, y, 2)));
@@ -96,7 +96,7 @@ TEST_P(AutogradTest, OpsThatKeepNothing) {
       },
       [&](Context& c) { return Add(c, x, x); },
       [&](Context& c) { return Scale(c, x, 3); },
-      [&](Context& c) { return Dropout(c, x, 0.5f, 0); },
+      [&](Context& c) { return Dropout(c, x, 0.5f, {}); },
       [&](Context& c) { return Columns(c, x, 2, 3); },
       [&](Context& c) { return GatherRows(c, x, ids); },
       [&](Context& c) {
@@ -274,9 +274,11 @@ TEST_P(AutogradTest, ReuseOfMemoryChangesNoBit) {
     for (int i = 0; i < 3; ++i) {
       const Var n = keep(RmsNorm(c, x, scale, 1e-6f));
       Var y = keep(Linear(c, n, w));
-      y = keep(AddLowRank(c, std::move(y), n, low, high, {.scale = 0.5f}, spans));
+      y = keep(AddLowRank(c, std::move(y), n, low, high, {.scale = 0.5f, .dropout = 0, .mask = {}},
+                          spans));
       y = keep(Activate(c, i == 1 ? Activation::kRelu : Activation::kSilu, std::move(y)));
-      y = keep(Dropout(c, std::move(y), 0.1f, static_cast<uint32_t>(i)));
+      y = keep(Dropout(c, std::move(y), 0.1f,
+                       {.seed = 0, .step = 0, .place = static_cast<uint32_t>(i)}));
       y = keep(Gated(c, Activation::kTanh, y, n));
       x = keep(Add(c, std::move(x), y));
     }

@@ -60,35 +60,29 @@ class LowRankGradient : public testing::TestWithParam<float> {};
 TEST_P(LowRankGradient, TwoSpans) {
   Random random(5);
   const std::vector<TaskSpan> spans = {{1, 3, 0}, {5, 8, 0}};
-  const LowRank options{.scale = 1.5f, .dropout = GetParam(), .place = 3};
+  const LowRank options{
+      .scale = 1.5f, .dropout = GetParam(), .mask = {.seed = 11, .step = 7, .place = 3}};
   CheckGradients(
       [&](Context& c, const std::vector<Var>& v) {
         return AddLowRank(c, v[0], v[1], v[2], v[3], options, spans);
       },
       {RandomTensor(random, {9, 5}), RandomTensor(random, {9, 4}), RandomTensor(random, {2, 4}),
        RandomTensor(random, {5, 2})},
-      {.configure = [](Context& c) {
-        c.training = true;
-        c.seed = 11;
-        c.step = 7;
-      }});
+      {.configure = [](Context& c) { c.training = true; }});
 }
 
 TEST_P(LowRankGradient, Gated) {
   Random random(6);
   const std::vector<TaskSpan> spans = {{1, 3, 0}, {5, 8, 0}};
-  const LowRank options{.scale = 0.75f, .dropout = GetParam(), .place = 2};
+  const LowRank options{
+      .scale = 0.75f, .dropout = GetParam(), .mask = {.seed = 12, .step = 3, .place = 2}};
   CheckGradients(
       [&](Context& c, const std::vector<Var>& v) {
         return AddLowRank(c, v[0], v[1], v[2], v[3], options, spans, v[4]);
       },
       {RandomTensor(random, {9, 5}), RandomTensor(random, {9, 4}), RandomTensor(random, {2, 4}),
        RandomTensor(random, {5, 2}), RandomTensor(random, {9, 1})},
-      {.configure = [](Context& c) {
-        c.training = true;
-        c.seed = 12;
-        c.step = 3;
-      }});
+      {.configure = [](Context& c) { c.training = true; }});
 }
 
 INSTANTIATE_TEST_SUITE_P(Dropout, LowRankGradient, testing::Values(0.0f, 0.4f));
@@ -101,9 +95,12 @@ TEST(LowRank, ForwardActsOnItsSpansOnly) {
   const Tensor y = RandomTensor(random, {6, 3}), x = RandomTensor(random, {6, 4});
   const Tensor a = RandomTensor(random, {2, 4}), b = RandomTensor(random, {3, 2});
   const std::vector<TaskSpan> spans = {{1, 2, 0}, {3, 5, 0}};
+  const DropoutMask mask{.seed = 0, .step = 0, .place = 9};
   const Tensor out =
-      AddLowRank(c, y, x, a, b, {.scale = 0.5f, .dropout = 0.3f, .place = 9}, spans).value();
-  const Tensor dropped = Dropout(c, x, 0.3f, 9).value();
+      AddLowRank(c, y, x, a, b, {.scale = 0.5f, .dropout = 0.3f, .mask = mask}, spans).value();
+  // The mask counts the rows of the spans.
+  const Tensor dropped =
+      PutRows(c, x, Dropout(c, TakeRows(c, x, spans), 0.3f, mask), spans).value();
   for (int64_t i = 0; i < 6; ++i) {
     const bool inside = i == 1 || i == 3 || i == 4;
     for (int64_t n = 0; n < 3; ++n) {

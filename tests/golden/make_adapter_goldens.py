@@ -7,6 +7,7 @@
 """
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -68,14 +69,19 @@ def write_case(name, base, wrapped, lines, folder):
     prefix = name.startswith("prefix")
     model = ref.copy.deepcopy(wrapped) if prefix else ref.load_adapter(base, folder, trainable=True)
     loaded = ref.load_adapter(base, folder) if prefix else model
-    logits, losses, total, tokens = ref.forward_file(model, lines)
     before, again = ref.forward_file(wrapped, lines)[1], ref.forward_file(loaded, lines)[1]
     if any(abs(a - b) > 1e-5 * abs(a) for a, b in zip(before, again)):
         raise RuntimeError(f"{name}: the saved adapter is not the one in memory")
     in_f64 = ref.copy.deepcopy(model).double()
-    parameters, parameters_f64 = ref.adapter_parameters(model), ref.adapter_parameters(in_f64)
+    write_figures(name, model, ref.adapter_parameters(model), in_f64, ref.adapter_parameters(in_f64), lines, folder)
+
+
+def write_figures(name, model, parameters, in_f64, parameters_f64, lines, folder, gradient_floor=0.0):
+    """expected.safetensors and case.json of a model with {name in the file: parameter}, and the same in f64. Deviations of a gradient
+    are relative to its norm plus `gradient_floor` times the norm of all: one number that is a sum of many may be near 0."""
+    logits, losses, total, tokens = ref.forward_file(model, lines)
     start = {n: p.detach().clone() for n, p in parameters.items()}
-    logit_lines = LOGIT_LINES if base.config.is_encoder_decoder else DECODER_LOGIT_LINES
+    logit_lines = LOGIT_LINES if model.config.is_encoder_decoder else DECODER_LOGIT_LINES
     out = {f"adapter.logits.{i}": logits[i].contiguous() for i in logit_lines}
     out |= {f"adapter.loss.{i}": torch.tensor([loss]) for i, loss in enumerate(losses)}
     precise = ref.forward_file(in_f64, lines)
@@ -83,11 +89,11 @@ def write_case(name, base, wrapped, lines, folder):
     records = ref.train(model, parameters, lines, STEPS, BATCH, LR)
     ref.train(in_f64, parameters_f64, lines, STEPS, BATCH, LR)
     spread = {"logits": max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(logits, precise[0])), "grad": 0.0, "adamw10": 0.0}
-    noisy = []
+    noisy, floor = [], gradient_floor * math.sqrt(sum(g.double().square().sum().item() for g in grads.values()))
     for n, p in parameters.items():
         p, p64 = p.detach(), parameters_f64[n].detach()
         out[f"adapter.grad.{n}"] = grads[n]
-        spread["grad"] = max(spread["grad"], ref.relative_norm(grads[n], grads_f64[n]))
+        spread["grad"] = max(spread["grad"], ref.relative_norm(grads[n], grads_f64[n], grads_f64[n].norm() + floor))
         # Adam makes full steps of gradients that are rounding only, as that of a key's bias: no figure of such a tensor is stored.
         moved = ref.relative_norm(p, p64, p - start[n])
         if moved < 5e-4:
@@ -101,6 +107,8 @@ def write_case(name, base, wrapped, lines, folder):
     case = {"versions": ref.versions(), "logit_lines": logit_lines, "f32_against_f64": spread, "not_compared_after_training": noisy,
             "adamw": {"steps": STEPS, "batch_size": BATCH,
                       "adapter": {"lr": LR, "mean_loss_of_file": total / tokens, "steps": [{"grad_norm": r["grad_norm"]} for r in records]}}}
+    if gradient_floor:
+        case["gradient_floor"] = gradient_floor
     with open(os.path.join(folder, "case.json"), "w", encoding="utf-8") as f:
         json.dump(case, f, indent=1)
         f.write("\n")

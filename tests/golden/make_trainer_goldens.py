@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes trainer/<case>.{safetensors,json}: ten optimizer steps of torch and transformers optimizers in f64 on cases of models/, with
-accumulation and schedules; P-tuning's encoder trained by PEFT; and initial prompts by PEFT and numpy (see README.md).
+accumulation and schedules; P-tuning's encoders trained by PEFT; and initial prompts by PEFT and numpy (see README.md).
 
     python make_trainer_goldens.py [--out DIR] [--any-version]
 """
@@ -121,10 +121,11 @@ def make_case(name, z, out):
     print(name, "f32 against f64:", f"{spread:.2e}", flush=True)
 
 
-def make_p_tuning(out):
-    """PEFT's MLP prompt encoder of random values: its table, and its values and table after ten AdamW steps in f64."""
+def make_p_tuning(out, name, encoder_type, layers):
+    """PEFT's prompt encoder of random values: its table, and its values and table after ten AdamW steps in f64."""
     z = dict(model="llama-1", kind="ptuning", optimizer="adamw", lr=1e-2, weight_decay=0.01, z_loss=0.0, clip=1.0, batch_size=4,
-             accumulate=1, schedule="constant", warmup=0, virtual_tokens=5, encoder_width=7)
+             accumulate=1, schedule="constant", warmup=0, virtual_tokens=5, encoder_width=7,
+             encoder=encoder_type.lower(), encoder_layers=layers)
     folder = os.path.join(HERE, "models", z["model"])
     lines = ref.read_jsonl(os.path.join(folder, "data.jsonl"))
     base = ref.load_base(folder)
@@ -132,7 +133,8 @@ def make_p_tuning(out):
     for dtype in (torch.float32, torch.float64):
         torch.manual_seed(5)
         model = get_peft_model(ref.copy.deepcopy(base), PromptEncoderConfig(
-            task_type="CAUSAL_LM", num_virtual_tokens=z["virtual_tokens"], encoder_hidden_size=z["encoder_width"])).to(dtype).eval()
+            task_type="CAUSAL_LM", num_virtual_tokens=z["virtual_tokens"], encoder_hidden_size=z["encoder_width"],
+            encoder_reparameterization_type=encoder_type, encoder_num_layers=layers)).to(dtype).eval()
         encoder = model.prompt_encoder["default"]
         initial = {n: p.detach().clone() for n, p in encoder.named_parameters()}
         before = model.get_prompt_embedding_to_save("default").detach().clone()
@@ -154,11 +156,11 @@ def make_p_tuning(out):
             tensors["table.before"] = before
     tensors["table.after"] = results[torch.float64].float()
     spread = ref.relative_norm(results[torch.float32], results[torch.float64], results[torch.float32] - before.float())
-    save_file({n: t.contiguous() for n, t in tensors.items()}, os.path.join(out, "ptuning.safetensors"))
-    with open(os.path.join(out, "ptuning.json"), "w", encoding="utf-8") as f:
+    save_file({n: t.contiguous() for n, t in tensors.items()}, os.path.join(out, name + ".safetensors"))
+    with open(os.path.join(out, name + ".json"), "w", encoding="utf-8") as f:
         json.dump({"settings": z, "versions": ref.versions(), "f32_against_f64": spread, "steps": records}, f, indent=1)
         f.write("\n")
-    print("ptuning f32 against f64:", f"{spread:.2e}", flush=True)
+    print(name, "f32 against f64:", f"{spread:.2e}", flush=True)
 
 
 class Tokens:
@@ -201,7 +203,8 @@ def main():
     os.makedirs(args.out, exist_ok=True)
     for name, z in CASES.items():
         make_case(name, z, args.out)
-    make_p_tuning(args.out)
+    make_p_tuning(args.out, "ptuning", "MLP", 2)
+    make_p_tuning(args.out, "ptuning-lstm", "LSTM", 2)
     make_initial_prompts(args.out)
 
 

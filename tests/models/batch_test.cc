@@ -97,6 +97,43 @@ TEST(Batch, EncoderDecoder) {
   EXPECT_EQ(batch.cross.spans[1].begin, 7);
 }
 
+// Lines of one adapter share the root of their own prompt.
+TEST(Batch, EachPromptOfATaskHasARoot) {
+  const std::vector<TokenLine> lines = {{{1}, {1}, 0, 2}, {{2}, {2}, 0, 0}, {{3}, {3}, 0, 2}};
+  const Batch batch = MakeBatch(Layout(false, 2), lines, Outputs::kLabelled);
+  // prompt 2, line 0, prompt 0, line 1, line 2
+  EXPECT_THAT(batch.decoder.rows.ids, ElementsAre(-1, -1, 1, -1, -1, 2, 3));
+  const std::vector<Segment>& s = batch.decoder.rows.segments;
+  EXPECT_EQ(s[4].parent, 0);
+  ASSERT_EQ(batch.decoder.virtual_rows.size(), 2u);
+  EXPECT_EQ(batch.decoder.virtual_rows[0].prompt, 0);
+  EXPECT_THAT(batch.decoder.virtual_rows[0].rows, ElementsAre(3, 4));
+  EXPECT_EQ(batch.decoder.virtual_rows[1].prompt, 2);
+  EXPECT_THAT(batch.decoder.virtual_rows[1].tokens, ElementsAre(0, 1));
+
+  const std::vector<ChoiceLine> choices = {{{1}, {{7}}, 0, 1}, {{2}, {{7}}, 0, 0}};
+  for (const bool encoder_decoder : {false, true}) {
+    const Batch chosen = MakeChoiceBatch(Layout(encoder_decoder, 2), choices);
+    const StackRows& stack = encoder_decoder ? chosen.encoder : chosen.decoder;
+    ASSERT_EQ(stack.virtual_rows.size(), 2u);
+    EXPECT_THAT(stack.virtual_rows[0].rows, ElementsAre(3, 4));
+    EXPECT_THAT(stack.virtual_rows[1].rows, ElementsAre(0, 1));
+  }
+}
+
+// Virtual ids within a line are the adapter's tokens in order.
+TEST(Batch, AnchoredTokensStayWhereTheyAre) {
+  const std::vector<TokenLine> lines = {{{kVirtual, 1, kVirtual}, {-100, 1, -100}, 0},
+                                        {{2, kVirtual, kVirtual}, {2, -100, -100}, 0}};
+  const Batch batch = MakeBatch(Layout(false, 0), lines, Outputs::kLabelled);
+  EXPECT_THAT(batch.decoder.lookup, ElementsAre(0, 1, 0, 2, 0, 0));
+  EXPECT_THAT(batch.decoder.rows.positions, ElementsAre(0, 1, 2, 0, 1, 2));
+  ASSERT_EQ(batch.decoder.virtual_rows.size(), 1u);
+  EXPECT_THAT(batch.decoder.virtual_rows[0].rows, ElementsAre(0, 2, 4, 5));
+  EXPECT_THAT(batch.decoder.virtual_rows[0].tokens, ElementsAre(0, 1, 0, 1));
+  EXPECT_THAT(Targets(batch), ElementsAre(ElementsAre(0, 1, 0)));
+}
+
 TEST(Batch, NoLabels) {
   const std::vector<TokenLine> lines = {{{1, 2}, {-100, -100}}};
   const Batch batch = MakeBatch(Layout(false, 0), lines, Outputs::kLabelled);

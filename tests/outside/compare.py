@@ -254,6 +254,7 @@ def check_roundtrip(command, world, report):
                             ("layers", {"method": "lora", "rank": 2, "targets": targets, "layers": 0, "exclude": world.targets[1]}),
                             ("ia3", {"method": "ia3", "targets": targets}),
                             ("ptuning", {"method": "ptuning", "virtual-tokens": 4, "encoder-width": 6}),
+                            ("ptuning-lstm", {"method": "ptuning", "virtual-tokens": 4, "encoder-width": 6, "encoder": "lstm"}),
                             ("continued", {"init-adapter": world.adapters["lora"]})):
         where, out = f"{world.shape} {label}", world.path(f"own-{label}")
         command.run(*train_args(world, out, 3, 4, 1e-2, seed=5, **settings))

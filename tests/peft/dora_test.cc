@@ -71,7 +71,7 @@ TEST_P(DoraTest, WithDropoutIsTheEquation) {
   Random random(2);
   constexpr int64_t kRows = 7, kRank = 3;
   const std::vector<TaskSpan> spans = {{0, 3, 0}, {5, 7, 0}};
-  const LowRank options{.scale = 0.7f, .dropout = 0.4f, .place = 5};
+  const LowRank options{.scale = 0.7f, .dropout = 0.4f, .mask = {.seed = 3, .step = 4, .place = 5}};
   ParameterList p;
   p.Add("x", NormalTensor({kRows, place.inputs}, 1, random));
   p.Add("y", NormalTensor({kRows, place.outputs}, 1, random));
@@ -80,17 +80,17 @@ TEST_P(DoraTest, WithDropoutIsTheEquation) {
   p.Add("m", UniformTensor({1, place.outputs}, 1, random));
   const Tensor dy = NormalTensor({kRows, place.outputs}, 1, random);
   c.training = true;
-  c.seed = 3;
-  c.step = 4;
-  const Matrix mask(Dropout(
-                        c,
-                        [&] {
-                          Tensor ones({kRows, place.inputs});
-                          std::fill_n(ones.f32(), ones.count(), 1.0f);
-                          return ones;
-                        }(),
-                        options.dropout, options.place)
-                        .value());
+  // The mask counts the rows of the spans.
+  Tensor ones({5, place.inputs});
+  std::fill_n(ones.f32(), ones.count(), 1.0f);
+  const Matrix packed(Dropout(c, ones, options.dropout, options.mask).value());
+  Matrix mask(kRows, place.inputs);
+  int64_t packed_row = 0;
+  for (const TaskSpan& span : spans) {
+    for (int64_t i = span.begin; i < span.end; ++i, ++packed_row) {
+      for (int64_t k = 0; k < place.inputs; ++k) mask.at(i, k) = packed.at(packed_row, k);
+    }
+  }
 
   c.tape.mode = TapeMode::kRecord;
   // y goes through an op of its own, so that it is no leaf.

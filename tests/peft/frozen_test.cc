@@ -61,8 +61,7 @@ TEST_P(Frozen, EveryParameterMovesAndNoBaseByteDoes) {
   std::vector<Tensor> before;
   for (const Parameter& p : w.adapter.method->parameters()) before.push_back(p.value().Clone());
   const TrainOptions options = Options("moves");
-  const auto result =
-      Train(*w.context, *w.model, w.adapter, *w.adapter.method, w.lines, nullptr, options, {});
+  const auto result = Train(*w.context, *w.model, w.adapter, w.lines, nullptr, options, {});
   ASSERT_TRUE(result.ok()) << result.status();
   for (size_t i = 0; i < before.size(); ++i) {
     const Tensor& now = w.adapter.method->parameters()[i].value();
@@ -85,16 +84,12 @@ TEST_P(Frozen, SameBytesForOneAndTwoThreadsAndAfterResume) {
   const TrainOptions whole = Options("whole");
   {
     GoldenWorld w = MakeWorld(shape, kind, 1);
-    ASSERT_TRUE(
-        Train(*w.context, *w.model, w.adapter, *w.adapter.method, w.lines, nullptr, whole, {})
-            .ok());
+    ASSERT_TRUE(Train(*w.context, *w.model, w.adapter, w.lines, nullptr, whole, {}).ok());
   }
   const TrainOptions threaded = Options("threads");
   {
     GoldenWorld w = MakeWorld(shape, kind, 2);
-    ASSERT_TRUE(
-        Train(*w.context, *w.model, w.adapter, *w.adapter.method, w.lines, nullptr, threaded, {})
-            .ok());
+    ASSERT_TRUE(Train(*w.context, *w.model, w.adapter, w.lines, nullptr, threaded, {}).ok());
   }
   EXPECT_EQ(AdapterBytes(whole), AdapterBytes(threaded));
 
@@ -105,19 +100,68 @@ TEST_P(Frozen, SameBytesForOneAndTwoThreadsAndAfterResume) {
   events.on_step = [&](const StepReport& r) { interrupt = r.step == 2; };
   {
     GoldenWorld w = MakeWorld(shape, kind, 1);
-    const auto first =
-        Train(*w.context, *w.model, w.adapter, *w.adapter.method, w.lines, nullptr, cut, events);
+    const auto first = Train(*w.context, *w.model, w.adapter, w.lines, nullptr, cut, events);
     ASSERT_TRUE(first.ok() && first->interrupted && first->steps == 2);
   }
   cut.resume = true;
   {
     GoldenWorld w = MakeWorld(shape, kind, 2);
-    ASSERT_TRUE(
-        Train(*w.context, *w.model, w.adapter, *w.adapter.method, w.lines, nullptr, cut, {}).ok());
+    ASSERT_TRUE(Train(*w.context, *w.model, w.adapter, w.lines, nullptr, cut, {}).ok());
   }
   EXPECT_EQ(AdapterBytes(whole), AdapterBytes(cut));
   for (const TrainOptions& o : {whole, threaded, cut}) std::filesystem::remove_all(o.out);
 }
+
+// All methods at once on one base, with their own seeds, rates, batch sizes, accumulation, steps
+// and data: each ends in the bits that it has alone.
+class Together : public testing::TestWithParam<const char*> {};
+
+TEST_P(Together, EveryRunEndsInTheBitsItHasAlone) {
+  const std::vector<std::string>& methods = MethodNames();
+  const auto options = [&](size_t i, const std::string& name) {
+    TrainOptions o = Options(name + methods[i]);
+    o.steps = 3 + static_cast<int64_t>(i % 3);
+    o.batch_size = 2 + static_cast<int64_t>(i % 2);
+    o.accumulate = 1 + static_cast<int64_t>(i % 2);
+    o.optimizer.learning_rate = 1e-3 * static_cast<double>(1 + i % 4);
+    o.seed = 3 * i;
+    o.z_loss = i % 4 == 1 ? 1e-3f : 0;
+    return o;
+  };
+  const auto lines = [&](const GoldenWorld& w, size_t i) {
+    std::vector<TokenLine> own(w.lines.begin() + static_cast<long>(i % 3), w.lines.end());
+    for (TokenLine& line : own) line.task = static_cast<int>(i);
+    return own;
+  };
+  GoldenWorld w = OpenGoldenWorld(GetParam());
+  std::vector<Adapter> adapters(methods.size());
+  std::vector<std::vector<TokenLine>> data(methods.size());
+  std::vector<RunSpec> specs;
+  for (size_t i = 0; i < methods.size(); ++i) {
+    const auto fresh = [&] {
+      return FreshAdapter(ConfigNamed(methods[i], w.model->info().model_type), static_cast<int>(i),
+                          *w.context, *w.model);
+    };
+    data[i] = lines(w, i);
+    Adapter alone = fresh();
+    const auto result =
+        Train(*w.context, *w.model, alone, data[i], nullptr, options(i, "alone"), {});
+    ASSERT_TRUE(result.ok()) << result.status();
+    adapters[i] = fresh();
+    specs.push_back({&adapters[i], data[i], nullptr, options(i, "together"), {}});
+  }
+  const auto results = TrainTogether(*w.context, *w.model, specs);
+  ASSERT_TRUE(results.ok()) << results.status();
+  for (size_t i = 0; i < methods.size(); ++i) {
+    const TrainOptions alone = options(i, "alone"), together = options(i, "together");
+    EXPECT_EQ((*results)[i].steps, together.steps);
+    EXPECT_EQ(AdapterBytes(alone), AdapterBytes(together)) << methods[i];
+    for (const TrainOptions& o : {alone, together}) std::filesystem::remove_all(o.out);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Together,
+                         testing::Values("t5-v1_0-1", "t5-v1_1-2", "llama-1", "qwen2-1", "gpt2-1"));
 
 INSTANTIATE_TEST_SUITE_P(All, Frozen,
                          testing::Combine(testing::Values("t5-v1_0-1", "t5-v1_1-1", "llama-1",

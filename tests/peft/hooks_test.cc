@@ -112,7 +112,7 @@ TEST_P(HooksTest, FilesKeepEveryBit) {
     ASSERT_TRUE(loaded.ok()) << loaded.status();
     // What P-tuning saves is a prompt.
     const bool same_method = loaded->config.index() == saved.config.index();
-    EXPECT_EQ(same_method, method != "ptuning") << method;
+    EXPECT_EQ(same_method, method.rfind("ptuning", 0) != 0) << method;
     const std::vector<FileTensor> a = saved.method->FileTensors(),
                                   b = loaded->method->FileTensors();
     ASSERT_EQ(a.size(), b.size());

@@ -60,7 +60,10 @@ TEST_P(MethodsTest, ABatchOfAllMethodsGivesEachLineWhatItGetsAlone) {
   std::vector<TokenLine> mixed;
   for (size_t i = 0; i < 4 * adapters.size(); ++i) {
     mixed.push_back(w_.lines[i % 5]);
-    mixed.back().task = static_cast<int>(i % adapters.size());
+    const size_t task = i % adapters.size();
+    mixed.back().task = static_cast<int>(task);
+    mixed.back().prompt = static_cast<int>(static_cast<int64_t>(i / adapters.size()) %
+                                           adapters[task].method->Prompts());
   }
   const Forward together = Run(set, mixed);
   for (size_t task = 0; task < adapters.size(); ++task) {

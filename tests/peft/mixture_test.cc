@@ -153,8 +153,7 @@ class DrawnLinesTest : public testing::Test {
       std::vector<TokenLine> lines;
       for (size_t i = 0; i < windows_.size(); ++i) lines.push_back(Line({i, 0}));
       drawn_.resize(drawn_.size() - windows_.size());
-      const auto result =
-          Train(*w.context, *w.model, adapter, *adapter.method, lines, nullptr, o, events);
+      const auto result = Train(*w.context, *w.model, adapter, lines, nullptr, o, events);
       EXPECT_TRUE(result.ok()) << result.status();
       const absl::Span<const float> now = adapter.method->parameters()[0].value().values();
       values.assign(now.begin(), now.end());

@@ -71,8 +71,7 @@ TEST_P(TrainerGoldenTest, TenStepsAreTheReferences) {
   std::vector<StepReport> reports;
   TrainEvents events;
   events.on_step = [&](const StepReport& r) { reports.push_back(r); };
-  const auto result =
-      Train(*w.context, *w.model, *adapter, *adapter->method, w.lines, nullptr, options, events);
+  const auto result = Train(*w.context, *w.model, *adapter, w.lines, nullptr, options, events);
   ASSERT_TRUE(result.ok()) << result.status();
   std::filesystem::remove_all(options.out);
 
@@ -108,16 +107,24 @@ INSTANTIATE_TEST_SUITE_P(Cases, TrainerGoldenTest,
                                          "sgd-prompt", "adamw-prompt"),
                          TestName);
 
-// PEFT's MLP prompt encoder, trained from the same values.
-TEST(PTuningGolden, TenStepsAreThoseOfPeft) {
-  const nlohmann::json golden = nlohmann::json::parse(*ReadFile(kFolder + "ptuning.json"));
+// PEFT's prompt encoders, trained from the same values.
+class PTuningGolden : public testing::TestWithParam<std::string> {};
+
+TEST_P(PTuningGolden, TenStepsAreThoseOfPeft) {
+  const nlohmann::json golden = nlohmann::json::parse(*ReadFile(kFolder + GetParam() + ".json"));
   const nlohmann::json& settings = golden["settings"];
-  const auto file = SafetensorsFile::Open(kFolder + "ptuning.safetensors");
+  const auto file = SafetensorsFile::Open(kFolder + GetParam() + ".safetensors");
   ASSERT_TRUE(file.ok()) << file.status();
   GoldenWorld w = OpenGoldenWorld(settings["model"]);
-  Adapter adapter = FreshAdapter(PTuningConfig{.virtual_tokens = settings["virtual_tokens"],
-                                               .encoder_width = settings["encoder_width"]},
-                                 0, *w.context, *w.model);
+  const PTuningConfig config{
+      .virtual_tokens = settings["virtual_tokens"],
+      .encoder_width = settings["encoder_width"],
+      .encoder = settings["encoder"] == "lstm" ? PromptEncoder::kLstm : PromptEncoder::kMlp,
+      .encoder_layers = settings["encoder_layers"]};
+  Adapter adapter = FreshAdapter(config, 0, *w.context, *w.model);
+  size_t initial = 0;
+  for (const TensorView& t : file->tensors()) initial += t.name.rfind("initial.", 0) == 0;
+  EXPECT_EQ(adapter.method->parameters().size(), initial);
   for (Parameter& p : adapter.method->parameters()) {
     const std::vector<float> values = ReadTensor(*file, "initial." + p.name());
     ASSERT_EQ(static_cast<int64_t>(values.size()), p.count()) << p.name();
@@ -132,8 +139,7 @@ TEST(PTuningGolden, TenStepsAreThoseOfPeft) {
   std::vector<StepReport> reports;
   TrainEvents events;
   events.on_step = [&](const StepReport& r) { reports.push_back(r); };
-  const auto result =
-      Train(*w.context, *w.model, adapter, *adapter.method, w.lines, nullptr, options, events);
+  const auto result = Train(*w.context, *w.model, adapter, w.lines, nullptr, options, events);
   ASSERT_TRUE(result.ok()) << result.status();
   std::filesystem::remove_all(options.out);
   const double rounding = 8 * golden["f32_against_f64"].get<double>();
@@ -151,6 +157,9 @@ TEST(PTuningGolden, TenStepsAreThoseOfPeft) {
   EXPECT_GT(change, 0);
   EXPECT_LE(std::sqrt(difference), rounding * std::sqrt(change));
 }
+
+INSTANTIATE_TEST_SUITE_P(Encoders, PTuningGolden, testing::Values("ptuning", "ptuning-lstm"),
+                         TestName);
 
 TEST(InitialPrompt, TextAndLabelsAreThoseOfPeftAndNumpy) {
   GoldenWorld w = OpenGoldenWorld("llama-1");

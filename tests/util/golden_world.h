@@ -34,13 +34,28 @@ inline LoraConfig LoraConfigOf(std::vector<std::string> targets, int64_t rank) {
   return config;
 }
 
-// Every method, by the name of `--method`: what the tests of properties that all methods share run
-// on.
+// Every method, by the name of `--method` (and its variant): what the tests of properties that all
+// methods share run on.
 inline const std::vector<std::string>& MethodNames() {
-  static const std::vector<std::string> kNames = {
-      "prompt",  "ptuning",  "prefix",   "prefix-network", "lora", "dora", "ia3",
-      "houlsby", "pfeiffer", "parallel", "bitfit",         "norm", "head", "top-layers",
-      "unipelt", "mam",      "full"};
+  static const std::vector<std::string> kNames = {"prompt",
+                                                  "ptuning",
+                                                  "ptuning-lstm",
+                                                  "prefix",
+                                                  "prefix-network",
+                                                  "lora",
+                                                  "dora",
+                                                  "ia3",
+                                                  "houlsby",
+                                                  "pfeiffer",
+                                                  "parallel",
+                                                  "bitfit",
+                                                  "norm",
+                                                  "head",
+                                                  "top-layers",
+                                                  "unipelt",
+                                                  "mam",
+                                                  "multitask-prompt",
+                                                  "full"};
   return kNames;
 }
 // A LoRA that starts from the base's weights, and one with all that it can train beside linears.
@@ -79,6 +94,9 @@ inline UniPeltConfig UnionNamed(const std::string& method, const std::string& mo
 inline AdapterConfig ConfigNamed(const std::string& method, const std::string& model_type) {
   if (method == "prompt") return PromptConfig(5);
   if (method == "ptuning") return PTuningConfig{.virtual_tokens = 5, .encoder_width = 7};
+  if (method == "ptuning-lstm") {
+    return PTuningConfig{.virtual_tokens = 5, .encoder_width = 7, .encoder = PromptEncoder::kLstm};
+  }
   if (method == "ia3") return DefaultIa3Config(model_type, {});
   if (method.starts_with("prefix")) {
     PrefixTuningConfig prefix;
@@ -100,6 +118,9 @@ inline AdapterConfig ConfigNamed(const std::string& method, const std::string& m
     return FullConfig{.part = FullConfig::Part::kTopLayers, .layers = 1, .norms = {}};
   if (method == "unipelt" || method == "mam") return UnionNamed(method, model_type);
   if (method == "full") return FullConfig();
+  if (method == "multitask-prompt") {
+    return MultitaskPromptConfig{.virtual_tokens = 5, .tasks = 2, .ranks = 2};
+  }
   LoraConfig lora = LoraConfigOf({"all-linear"}, 3);
   lora.dropout = 0.1;
   lora.dora = method == "dora";
