@@ -125,7 +125,7 @@ absl::StatusOr<std::vector<int32_t>> Generate(Context& c, const Model& model, Ho
   const Inference inference(c);
   const bool anew = hooks.ReadsFuture(task);
   CachedDecoder cached(c, model, hooks, task, options.beams, options.prompt);
-  UncachedDecoder uncached(c, model, hooks, task, options.beams);
+  UncachedDecoder uncached(c, model, hooks, task, options.beams, options.prompt);
   const auto step = [&](absl::Span<const int32_t> tokens, absl::Span<const int32_t> parents) {
     return anew ? uncached.Step(tokens, parents) : cached.Step(tokens, parents);
   };

@@ -4,9 +4,11 @@
 
 namespace permafrost {
 
-UncachedDecoder::UncachedDecoder(Context& c, const Model& model, Hooks& hooks, int task, int beams)
+UncachedDecoder::UncachedDecoder(Context& c, const Model& model, Hooks& hooks, int task, int beams,
+                                 int prompt)
     : c_(c), model_(model), hooks_(hooks), generated_(static_cast<size_t>(beams)) {
   prompt_.task = task;
+  prompt_.prompt = prompt;
 }
 
 Tensor UncachedDecoder::Prefill(absl::Span<const int32_t> prompt_ids) {

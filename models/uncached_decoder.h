@@ -13,8 +13,9 @@ namespace permafrost {
 
 class UncachedDecoder {
  public:
-  // Everything named must outlive the decoder.
-  UncachedDecoder(Context& c, const Model& model, Hooks& hooks, int task, int beams);
+  // Everything named must outlive the decoder. `prompt` is TokenLine's.
+  UncachedDecoder(Context& c, const Model& model, Hooks& hooks, int task, int beams,
+                  int prompt = 0);
 
   // Logits [1, V] of the first new token. To be called once.
   Tensor Prefill(absl::Span<const int32_t> prompt_ids);
