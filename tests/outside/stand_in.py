@@ -33,7 +33,7 @@ def with_adapter(model, folder):
         return model, dict(model.named_parameters())
     wrapped = ref.load_adapter(model, folder).double()
     for name, p in wrapped.named_parameters():
-        p.requires_grad_("prompt_encoder" in name or "lora_" in name)
+        p.requires_grad_(any(part in name for part in ("prompt_encoder", "lora_", "ia3_l", "ln_tuning_layers")))
     return wrapped, ref.adapter_parameters(wrapped)
 
 
@@ -66,6 +66,12 @@ def train(args):
     elif args.method == "prompt":
         config = PromptTuningConfig(task_type=ref.task_type(base), num_virtual_tokens=args.virtual_tokens)
         wrapped = ref.attach(base, config, args.seed)
+        parameters = ref.adapter_parameters(wrapped)
+    elif args.method == "prefix":
+        wrapped = ref.attach(base, ref.prefix_config(base, args.virtual_tokens), args.seed)
+        parameters = ref.adapter_parameters(wrapped)
+    elif args.method == "norm":
+        wrapped = ref.attach(base, ref.norm_config(base), args.seed)
         parameters = ref.adapter_parameters(wrapped)
     else:
         split = lambda names: names.split(",") if names else None  # noqa: E731
@@ -115,7 +121,7 @@ def main(argv):
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["forward", "train", "generate", "tokenize"])
     for flag in ("base", "data", "out", "gradients", "method", "init-adapter", "targets", "prompt", "optimizer", "order", "init",
-                 "init-lora", "bias", "modules-to-save", "exclude", "layers", "lora-plus-ratio", "encoder-width"):
+                 "init-lora", "bias", "modules-to-save", "exclude", "layers", "lora-plus-ratio", "encoder-width", "projection-width"):
         parser.add_argument("--" + flag)
     for flag, kind, default in (("steps", int, 1), ("batch-size", int, 1), ("accumulate", int, 1), ("warmup", int, 0), ("seed", int, 0),
                                 ("threads", int, 1), ("virtual-tokens", int, 1), ("rank", int, 8), ("alpha", float, 8), ("beams", int, 1),
@@ -125,7 +131,7 @@ def main(argv):
     parser.add_argument("--adapter", action="append", default=[])
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--schedule", default="constant")
-    for flag in ("json", "plain", "decode", "quiet"):
+    for flag in ("json", "plain", "decode", "quiet", "prefix-projection"):
         parser.add_argument("--" + flag, action="store_true")
     args = parser.parse_args(argv)
     return {"forward": forward, "train": train, "generate": generate, "tokenize": tokenize}[args.command](args)

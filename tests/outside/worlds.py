@@ -76,13 +76,15 @@ class World:
         self.add("lora", self.lora(target_modules=self.targets))
         self.add("dora", self.lora(target_modules=self.targets, use_dora=True))
         self.add("ia3", ref.ia3_config(self.base, target_modules=self.targets, feedforward_modules=ref.BROAD_FEEDFORWARD[self.shape]))
+        self.add("prefix", ref.prefix_config(self.base, self.rng.randint(1, 9)))
+        self.add("norm", ref.norm_config(self.base))
 
     def make(self, folder, dtype=torch.float32, shard=None):
         ref.make_base(self.shape, self.sizes, self.model_seed, folder, dtype, shard, strength=1.0)
 
     def well_conditioned(self):
         """Torch's own f32 and f64 runs agree far within the bounds, and weights rounded to bf16 leave the gradient its direction."""
-        for name in ("prompt", "lora", "dora", "ia3"):
+        for name in ("prompt", "lora", "dora", "ia3", "prefix", "norm"):
             model, parameters = self.fresh_copy(name)
             precise, rounded = ref.copy.deepcopy(model).double(), ref.copy.deepcopy(model)
             with torch.no_grad():
