@@ -381,6 +381,24 @@ def train(model, parameters, lines, steps, batch_size, lr, accumulate=1, schedul
     return records
 
 
+def needs_forward_passes(model):
+    """Whether PEFT's own generation leaves the prefix out after the first token, as it does without a cache."""
+    config = model.config
+    prefix = isinstance(model, peft.PeftModel) and model.peft_config[model.active_adapter].peft_type == "PREFIX_TUNING"
+    return prefix and config.is_encoder_decoder and config.num_decoder_layers > config.num_layers
+
+
+def greedy_by_forward_passes(model, ids, max_new_tokens):
+    """T5's greedy tokens, each from a forward pass over all before it."""
+    prompt, new = torch.tensor([ids]), []
+    with torch.no_grad():
+        while len(new) < max_new_tokens and (not new or new[-1] != model.config.eos_token_id):
+            decoder = torch.tensor([[model.config.decoder_start_token_id] + new])
+            out = model(input_ids=prompt, attention_mask=torch.ones_like(prompt), decoder_input_ids=decoder, use_cache=False)
+            new.append(int(out.logits[0, -1].argmax()))
+    return new
+
+
 def generate(model, ids, max_new_tokens, beams):
     """The new tokens, up to and including the first end token."""
     eos = model.config.eos_token_id
@@ -388,6 +406,10 @@ def generate(model, ids, max_new_tokens, beams):
     config = model.config
     # 5.23 sizes T5's cache by the encoder's layer count, and raises IndexError when the decoder has more.
     cached = not (config.is_encoder_decoder and config.num_decoder_layers > config.num_layers)
+    if needs_forward_passes(model):
+        if beams > 1:
+            raise ValueError("a T5 prefix on a base whose decoder has more layers: greedy only")
+        return greedy_by_forward_passes(model, ids, max_new_tokens)
     with torch.no_grad():
         out = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_new_tokens, num_beams=beams,
                              do_sample=False, pad_token_id=config.pad_token_id or 0, eos_token_id=eos, use_cache=cached)
