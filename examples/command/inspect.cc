@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <map>
-#include <set>
+#include <optional>
 #include <tuple>
 
 #include "absl/strings/match.h"
@@ -16,6 +16,7 @@
 #include "engine/check.h"
 #include "nlohmann/json.hpp"
 #include "peft/adapter_config.h"
+#include "peft/memory_plan.h"
 
 namespace permafrost {
 namespace {
@@ -92,6 +93,31 @@ Json ModulesJson(const Model& model) {
   return list;
 }
 
+// The trained gates of a method: each output's weights and bias (peft/gate.h).
+Json GatesJson(const Method& method) {
+  Json gates = Json::array();
+  const ParameterList& list = method.parameters();
+  for (size_t i = 0; i + 1 < list.size(); ++i) {
+    const std::string& name = list[i].name();
+    if (!absl::EndsWith(name, ".gate.weight") && !absl::EndsWith(name, ".lora_gate.weight")) {
+      continue;
+    }
+    const Tensor &weight = list[i].value(), &bias = list[i + 1].value();
+    const std::string gate = name.substr(0, name.rfind('.'));
+    for (int64_t j = 0; j < weight.rows(); ++j) {
+      const float* row = weight.row(j);
+      double squares = 0;
+      for (int64_t k = 0; k < weight.columns(); ++k) {
+        squares += static_cast<double>(row[k]) * static_cast<double>(row[k]);
+      }
+      gates.push_back({{"name", weight.rows() == 1 ? gate : absl::StrCat(gate, ".", j)},
+                       {"norm", std::sqrt(squares)},
+                       {"bias", static_cast<double>(bias.f32()[j])}});
+    }
+  }
+  return gates;
+}
+
 Json AdapterJson(const std::string& folder, const AdapterConfig& config, const Method& method,
                  const Model& model) {
   const int64_t count = method.parameters().count();
@@ -99,12 +125,15 @@ Json AdapterJson(const std::string& folder, const AdapterConfig& config, const M
   for (const Parameter& p : method.parameters()) {
     tensors.push_back({{"name", p.name()}, {"shape", ShapeText(method.FileShape(p))}});
   }
-  return {{"folder", folder},
-          {"parameters", count},
-          {"percent_of_base",
-           100.0 * static_cast<double>(count) / static_cast<double>(model.parameter_count())},
-          {"config", Json::parse(AdapterConfigJson(config, model))},
-          {"tensors", std::move(tensors)}};
+  Json adapter = {{"folder", folder},
+                  {"parameters", count},
+                  {"percent_of_base", 100.0 * static_cast<double>(count) /
+                                          static_cast<double>(model.parameter_count())},
+                  {"config", Json::parse(AdapterConfigJson(config, model))}};
+  Json gates = GatesJson(method);
+  if (!gates.empty()) adapter["gates"] = std::move(gates);
+  adapter["tensors"] = std::move(tensors);
+  return adapter;
 }
 
 struct Lengths {
@@ -170,113 +199,6 @@ Json DataJson(const std::string& path, const LoadedData& data, const Lengths& le
   return object;
 }
 
-// What a training step keeps for its backward pass, in bytes. With a frozen base a linear needs
-// nothing, a norm its input, attention its queries, keys, values and output, a feed-forward its
-// pre-activations (a ReLU only their signs). A trained linear also keeps its input and LoRA's
-// r-wide product.
-class ActivationEstimate {
- public:
-  ActivationEstimate(const Model& model, int64_t encoder_rows, int64_t decoder_rows, int64_t bytes)
-      : model_(model), encoder_rows_(encoder_rows), decoder_rows_(decoder_rows), bytes_(bytes) {
-    for (const LinearPlace& place : model.linears()) {
-      gated_ = gated_ || place.site.projection == Projection::kGate;
-    }
-    for (const LinearPlace& place : model.linears()) AddPlace(place);
-  }
-
-  void AddTrained(const LinearPlace& place, int64_t rank) {
-    const SiteId& s = place.site;
-    kept_ += InputRows(s) * rank * static_cast<int64_t>(sizeof(float));
-    if (s.projection == Projection::kOutput) return;  // the attention's output is kept anyway
-    const bool from_encoder = InputRows(s) != Rows(s.stack);
-    const int part = s.projection == Projection::kDown ? 1 : 0;
-    if (inputs_.insert({s.stack, from_encoder ? -1 : s.layer, s.sublayer, part}).second) {
-      Keep(s, InputRows(s) * place.inputs * bytes_);
-    }
-  }
-
-  // DoRA keeps a target's output for its magnitude.
-  void AddOutput(const LinearPlace& place) {
-    Keep(place.site, InputRows(place.site) * place.outputs * bytes_);
-  }
-
-  // With what is recomputed, one layer's part of it is there while its turn lasts.
-  int64_t Kept(Recompute recompute) const {
-    const int64_t layers = std::max<int64_t>(1, static_cast<int64_t>(layers_.size()));
-    if (recompute == Recompute::kAttention) return kept_ - attention_ + attention_ / layers;
-    if (recompute == Recompute::kLayers) return layer_inputs_ + kept_ / layers;
-    return kept_;
-  }
-
- private:
-  int64_t Rows(Stack stack) const {
-    return stack == Stack::kEncoder ? encoder_rows_ : decoder_rows_;
-  }
-  int64_t InputRows(const SiteId& s) const {
-    const bool cross = s.sublayer == Sublayer::kCrossAttention &&
-                       (s.projection == Projection::kKey || s.projection == Projection::kValue);
-    return cross ? encoder_rows_ : Rows(s.stack);
-  }
-  void AddPlace(const LinearPlace& place) {
-    const SiteId& s = place.site;
-    const int64_t residual = Rows(s.stack) * model_.info().width * bytes_;
-    if (sublayers_.insert({s.stack, s.layer, s.sublayer}).second) kept_ += residual;
-    if (layers_.insert({s.stack, s.layer}).second) layer_inputs_ += residual;
-    const int64_t rows = InputRows(s);
-    const bool relu = model_.info().encoder_decoder && !gated_;
-    switch (s.projection) {
-      case Projection::kOutput:
-        Keep(s, rows * place.inputs * bytes_);
-        break;
-      case Projection::kDown:
-        break;
-      case Projection::kUp:
-        Keep(s, relu ? rows * place.outputs / 8 : rows * place.outputs * bytes_);
-        break;
-      default:
-        Keep(s, rows * place.outputs * bytes_);
-    }
-  }
-  void Keep(const SiteId& s, int64_t bytes) {
-    kept_ += bytes;
-    if (s.sublayer != Sublayer::kFeedForward) attention_ += bytes;
-  }
-
-  const Model& model_;
-  int64_t encoder_rows_, decoder_rows_, bytes_;
-  bool gated_ = false;
-  int64_t kept_ = 0, attention_ = 0, layer_inputs_ = 0;  // attention_: of kept_
-  std::set<std::tuple<Stack, int, Sublayer>> sublayers_;
-  std::set<std::tuple<Stack, int, Sublayer, int>> inputs_;
-  std::set<std::pair<Stack, int>> layers_;
-};
-
-// What a method's trained linears keep beside the base's layers.
-absl::Status AddMethod(const AdapterConfig& config, const Model& model,
-                       ActivationEstimate& estimate) {
-  const auto add = [&](const std::vector<int>& places, int64_t rank) {
-    for (const int i : places) estimate.AddTrained(model.linears()[static_cast<size_t>(i)], rank);
-  };
-  if (const auto* lora = std::get_if<LoraConfig>(&config)) {
-    PERMAFROST_ASSIGN_OR_RETURN(const MatchedTargets places,
-                                MatchLinearsAndEmbeddings(lora->targets, model));
-    add(places.linears, lora->rank);
-    for (const int i : places.linears) {
-      if (lora->dora) estimate.AddOutput(model.linears()[static_cast<size_t>(i)]);
-    }
-  } else if (const auto* adalora = std::get_if<AdaLoraConfig>(&config)) {
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> places,
-                                MatchTargets(adalora->targets, model));
-    add(places, adalora->rank);
-  } else if (const auto* ia3 = std::get_if<Ia3Config>(&config)) {
-    PERMAFROST_ASSIGN_OR_RETURN(const std::vector<int> places, MatchTargets(ia3->targets, model));
-    add(places, 0);
-  } else if (std::holds_alternative<FullConfig>(config)) {
-    for (const LinearPlace& place : model.linears()) estimate.AddTrained(place, 0);
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<Json> MemoryJson(const InspectFlags& f, const Model& model, const Lengths& lengths,
                                 const AdapterConfig* config, int64_t trainable) {
   const bool two_stacks = model.info().encoder_decoder;
@@ -296,11 +218,25 @@ absl::StatusOr<Json> MemoryJson(const InspectFlags& f, const Model& model, const
     copies = std::min(many->tasks, f.batch_size);
   }
   const int64_t text_rows = f.batch_size * tokens;
-  const int64_t encoder_rows = two_stacks ? text_rows + f.batch_size * prompt : 0;
-  const int64_t decoder_rows = two_stacks ? f.batch_size * targets : text_rows + copies * prompt;
-  ActivationEstimate estimate(model, encoder_rows, decoder_rows,
-                              f.base.precision == "bf16" ? 2 : 4);
-  if (config != nullptr) PERMAFROST_RETURN_IF_ERROR(AddMethod(*config, model, estimate));
+  StepRows rows;
+  rows.encoder = two_stacks ? text_rows + f.batch_size * prompt : 0;
+  rows.decoder = two_stacks ? f.batch_size * targets : text_rows + copies * prompt;
+  rows.outputs = rows.targets =
+      f.batch_size *
+      (two_stacks ? targets : std::min(choose(0, lengths.LongestTarget(), tokens), tokens));
+  // Bytes until the backward pass, or null.
+  const auto activations = [&](Recompute recompute) -> absl::StatusOr<std::optional<int64_t>> {
+    PERMAFROST_ASSIGN_OR_RETURN(
+        const std::optional<StepMemory> memory,
+        EstimateStepMemory(config != nullptr ? *config : AdapterConfig(PromptTuningConfig()), model,
+                           rows, f.base.precision == "bf16" ? Precision::kBF16 : Precision::kF32,
+                           recompute));
+    if (!memory.has_value()) return std::optional<int64_t>();
+    return std::optional<int64_t>(memory->kept + memory->recomputed);
+  };
+  PERMAFROST_ASSIGN_OR_RETURN(const std::optional<int64_t> kept,
+                              activations(ParseRecompute(kDefaultRecompute)));
+  PERMAFROST_ASSIGN_OR_RETURN(const std::optional<int64_t> least, activations(Recompute::kLayers));
   const int64_t values = 4 * trainable, gradients = 4 * trainable, adamw = 8 * trainable;
   Json plan = {{"precision", f.base.precision}, {"batch_size", f.batch_size}, {"tokens", tokens}};
   if (two_stacks) plan["target_tokens"] = targets;
@@ -310,11 +246,14 @@ absl::StatusOr<Json> MemoryJson(const InspectFlags& f, const Model& model, const
   plan["adapter_bytes"] = values;
   plan["gradient_bytes"] = gradients;
   plan["adamw_bytes"] = adamw;
-  const int64_t kept = estimate.Kept(ParseRecompute(kDefaultRecompute));
   plan["recompute"] = kDefaultRecompute;
-  plan["activation_bytes"] = kept;
-  plan["total_bytes"] = fixed + kept;
-  plan["recompute_layers_total_bytes"] = fixed + estimate.Kept(Recompute::kLayers);
+  if (!kept.has_value() || !least.has_value()) {
+    plan["activation_bytes"] = "not estimated";
+    return plan;
+  }
+  plan["activation_bytes"] = *kept;
+  plan["total_bytes"] = fixed + *kept;
+  plan["recompute_layers_total_bytes"] = fixed + *least;
   return plan;
 }
 

@@ -101,6 +101,64 @@ TEST_F(ResultCommands, InspectAdapterDataAndMemory) {
       8);
 }
 
+// Each gate's weights are those of the file; what has no formula is said to have none.
+TEST_F(ResultCommands, InspectGatesAndMemoryOfOtherMethods) {
+  const std::string base = GoldenModel("gpt2-1");
+  const std::string data = Write("d.jsonl", "{\"input_ids\": [5, 6, 7], \"labels\": [5, 6, 7]}\n");
+  const auto inspect = [&](const std::string& method, const std::string& more) {
+    Output(Train(base, data, "--steps 2 --method " + method));
+    return "inspect --base " + Quoted(base) + " --adapter " + Quoted(Path("out")) + " " + more;
+  };
+  const std::string command =
+      inspect("unipelt --virtual-tokens 3 --rank 2 --bottleneck 4 --separate-gates --lr 0.1", "");
+  const json report = Json(command + " --json");
+  const int layers = report["base"]["layers"], width = report["base"]["width"];
+  const json& gates = report["adapter"]["gates"];
+  ASSERT_EQ(gates.size(), 4u * static_cast<size_t>(layers));  // keys', values', LoRA's, adapter's
+  const auto file = SafetensorsFile::Open(Path("out/adapter_model.safetensors"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  size_t found = 0;
+  for (const json& gate : gates) {
+    std::string name = gate["name"];
+    size_t row = 0;
+    if (name.ends_with(".0") || name.ends_with(".1")) {
+      row = static_cast<size_t>(name.back() - '0');
+      name.resize(name.size() - 2);
+    }
+    const TensorView* weight = file->Find(name + ".weight");
+    const TensorView* bias = file->Find(name + ".bias");
+    ASSERT_TRUE(weight != nullptr && bias != nullptr) << name;
+    std::vector<float> w(static_cast<size_t>(weight->num_elements()));
+    std::vector<float> b(static_cast<size_t>(bias->num_elements()));
+    ASSERT_TRUE(ReadAsF32(*weight, 0, absl::MakeSpan(w)).ok());
+    ASSERT_TRUE(ReadAsF32(*bias, 0, absl::MakeSpan(b)).ok());
+    double squares = 0;
+    for (size_t i = 0; i < static_cast<size_t>(width); ++i) {
+      const double value = static_cast<double>(w[row * static_cast<size_t>(width) + i]);
+      squares += value * value;
+    }
+    EXPECT_NEAR(gate["norm"].get<double>(), std::sqrt(squares), 1e-6) << name;
+    EXPECT_EQ(gate["bias"].get<double>(), static_cast<double>(b[row])) << name;
+    found += gate["bias"] != 0.0 ? 1 : 0;
+  }
+  EXPECT_GT(found, 0u);
+  EXPECT_GT(report["memory"]["activation_bytes"].get<int64_t>(), 0);
+  const std::string text = Output(command);
+  for (const char* part : {"gates", "norm", "bias", "self_prefix.0.gate.0", "total_bytes"}) {
+    EXPECT_THAT(text, HasSubstr(part));
+  }
+
+  const json top = Json(inspect("top-layers", "--json"));
+  const json norm = Json(inspect("norm", "--json"));
+  EXPECT_FALSE(top["adapter"].contains("gates"));
+  EXPECT_LT(top["memory"]["activation_bytes"], norm["memory"]["activation_bytes"]);
+  const std::string copies = inspect("lora --bias all", "");
+  const json memory = Json(copies + " --json")["memory"];
+  EXPECT_EQ(memory["activation_bytes"], "not estimated");
+  EXPECT_FALSE(memory.contains("total_bytes"));
+  EXPECT_THAT(Output(copies), HasSubstr("not estimated"));
+}
+
 TEST_F(ResultCommands, EvalLossIsThatOfForward) {
   for (const char* model : {"llama-1", "t5-v1_1-1"}) {
     const std::string base = GoldenModel(model), data = base + "/data.jsonl";
