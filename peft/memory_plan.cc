@@ -6,8 +6,10 @@
 #include <tuple>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "engine/check.h"
 #include "nlohmann/json.hpp"
+#include "peft/targets.h"
 
 namespace permafrost {
 namespace {
@@ -31,7 +33,8 @@ struct Effects {
     int64_t gates = 0;
   };
   std::vector<OfLinear> linears;  // by index
-  std::set<SublayerKey> norms;    // trained
+  std::set<SublayerKey> norms;    // trained, in front of sublayers
+  std::set<Stack> final_norms;
   struct OfSublayer {
     int64_t prefix = 0, prefix_gates = 0;                               // P
     std::vector<std::pair<const BottleneckConfig*, int64_t>> adapters;  // with b
@@ -60,8 +63,7 @@ class Collector {
   absl::StatusOr<bool> Add(const PrefixTuningConfig& prefix) {
     const ModelInfo& info = model_.info();
     const bool trained = prefix.gate.trained();
-    int64_t places = 0;
-    for (const auto& [key, at] : Places()) {
+    for (const SublayerKey& key : Places()) {
       const auto& [stack, layer, sublayer] = key;
       const bool wanted = sublayer == Sublayer::kCrossAttention ? prefix.cross
                           : sublayer == Sublayer::kFeedForward  ? false
@@ -70,7 +72,6 @@ class Collector {
       if (!wanted || LeftOut(prefix.leave_out, stack, layer)) continue;
       e_.sublayers[key].prefix += prefix.virtual_tokens;
       e_.sublayers[key].prefix_gates += !trained ? 0 : prefix.gate.shared ? 1 : 2;
-      ++places;
     }
     e_.all_rows = e_.all_rows || trained;
     if (prefix.projection) {
@@ -128,7 +129,7 @@ class Collector {
     constexpr int64_t kReduction = 16;
     const int64_t fallback =
         adapter.width > 0 ? adapter.width : std::max<int64_t>(1, model_.info().width / kReduction);
-    for (const auto& [key, at] : Places()) {
+    for (const SublayerKey& key : Places()) {
       const auto& [stack, layer, sublayer] = key;
       const bool wanted = sublayer == Sublayer::kCrossAttention  ? adapter.after_cross
                           : sublayer == Sublayer::kSelfAttention ? adapter.after_attention
@@ -159,19 +160,19 @@ class Collector {
   }
   absl::StatusOr<bool> Add(const FullConfig& full) {
     using Part = FullConfig::Part;
-    if (!full.norms.empty()) return false;
     const int64_t first =
         full.part == Part::kTopLayers ? model_.info().decoder_layers - full.layers : 0;
     e_.head = full.part == Part::kAll || full.part == Part::kHead;
     e_.embedding = full.part == Part::kAll ||
                    (full.part == Part::kHead && model_.head_tensor() == model_.embedding_tensor());
     if (full.part == Part::kHead) return true;
+    if (full.part == Part::kNorms) return AddNorms(full.norms);
     for (const LinearPlace& place : model_.linears()) {
       const bool in = full.part != Part::kTopLayers ||
                       (place.site.stack == Stack::kDecoder && place.site.layer >= first);
       if (!in) continue;
       e_.norms.insert(Key(place.site));
-      if (full.part != Part::kNorms) Trained(place.index, 0);
+      Trained(place.index, 0);
     }
     return true;
   }
@@ -185,6 +186,40 @@ class Collector {
   }
 
  private:
+  // The norms whose modules' names end so; none: all.
+  absl::StatusOr<bool> AddNorms(const std::vector<std::string>& names) {
+    for (const TensorId id : NormTensors(model_)) {
+      const std::string& tensor = model_.tensors()[static_cast<size_t>(id)].name;
+      const std::string module = tensor.substr(0, tensor.rfind('.'));
+      bool named = names.empty();
+      for (const std::string& name : names) {
+        PERMAFROST_ASSIGN_OR_RETURN(const bool match, NamesModule(name, false, module));
+        named = named || match;
+      }
+      if (named) AddNorm(module);
+    }
+    return true;
+  }
+  // The sublayer that a norm stands in front of, by the names of Hugging Face's modules.
+  void AddNorm(const std::string& module) {
+    const Stack stack = absl::StartsWith(module, "encoder.") ? Stack::kEncoder : Stack::kDecoder;
+    for (const LinearPlace& place : model_.linears()) {
+      const SiteId& s = place.site;
+      const size_t behind = place.module.find(absl::StrCat(".", s.layer, "."));
+      const std::string layer =
+          place.module.substr(0, behind) + absl::StrCat(".", s.layer, ".");  // "model.layers.0."
+      if (s.stack != stack || !absl::StartsWith(module, layer)) continue;
+      std::string own = module.substr(layer.size());
+      // T5: "layer.1.layer_norm" beside "layer.1.EncDecAttention.q".
+      const bool t5 = absl::StartsWith(own, "layer.");
+      const bool first = own == "input_layernorm" || own == "ln_1";
+      const bool here = t5 ? absl::StartsWith(place.module.substr(layer.size()), own.substr(0, 8))
+                           : first == (s.sublayer == Sublayer::kSelfAttention);
+      if (here) e_.norms.insert(Key(s));
+      if (here) return;
+    }
+    e_.final_norms.insert(stack);
+  }
   static SublayerKey Key(const SiteId& s) { return {s.stack, s.layer, s.sublayer}; }
   int Number(Stack stack, int layer) const {  // as leave_out counts
     const bool behind = stack == Stack::kDecoder && model_.info().encoder_decoder;
@@ -193,9 +228,9 @@ class Collector {
   bool LeftOut(const std::vector<int>& list, Stack stack, int layer) const {
     return std::find(list.begin(), list.end(), Number(stack, layer)) != list.end();
   }
-  std::map<SublayerKey, bool> Places() const {
-    std::map<SublayerKey, bool> places;
-    for (const LinearPlace& p : model_.linears()) places[Key(p.site)] = true;
+  std::set<SublayerKey> Places() const {
+    std::set<SublayerKey> places;
+    for (const LinearPlace& p : model_.linears()) places.insert(Key(p.site));
     return places;
   }
   Effects::OfLinear& Trained(int index, int64_t rank) {
@@ -237,13 +272,15 @@ class Counter {
     memory_.kept = effects_.beside;
     bool encoder = false;
     if (info_.encoder_decoder) {
-      encoder = RunStack(Stack::kEncoder, info_.layers, effects_.embedding);
+      encoder = RunStack(Stack::kEncoder, info_.layers, effects_.embedding) ||
+                effects_.final_norms.contains(Stack::kEncoder);
       if (encoder) memory_.kept += Norm(rows_.encoder);
       encoded_needs_grad_ = encoder;
     }
-    const bool decoder =
-        RunStack(Stack::kDecoder, info_.decoder_layers,
-                 effects_.embedding && (!info_.encoder_decoder || embeds_decoder()));
+    // A prompt of T5 stands in front of the encoder's text only; a trained embedding serves both.
+    const bool entered = effects_.embedding && (!info_.encoder_decoder || effects_.head);
+    const bool decoder = RunStack(Stack::kDecoder, info_.decoder_layers, entered) ||
+                         effects_.final_norms.contains(Stack::kDecoder);
     // What recomputed parts read of others is theirs.
     const bool whole = recompute_ == Recompute::kNone;
     if (reads_encoded_ && whole) memory_.kept += e_ * rows_.encoder * info_.width;
@@ -254,9 +291,6 @@ class Counter {
   }
 
  private:
-  // A prompt of T5 stands in front of the encoder's text only; a trained embedding serves both.
-  bool embeds_decoder() const { return effects_.head; }
-
   int64_t Norm(int64_t rows) const {
     return e_ * rows * info_.width + (info_.model_type == "gpt2" ? 8 : 4) * rows;
   }

@@ -151,7 +151,8 @@ TEST_F(ResultCommands, InspectGatesAndMemoryOfOtherMethods) {
   const json top = Json(inspect("top-layers", "--json"));
   const json norm = Json(inspect("norm", "--json"));
   EXPECT_FALSE(top["adapter"].contains("gates"));
-  EXPECT_LT(top["memory"]["activation_bytes"], norm["memory"]["activation_bytes"]);
+  EXPECT_LT(top["memory"]["activation_bytes"].get<int64_t>(),
+            norm["memory"]["activation_bytes"].get<int64_t>());
   const std::string copies = inspect("lora --bias all", "");
   const json memory = Json(copies + " --json")["memory"];
   EXPECT_EQ(memory["activation_bytes"], "not estimated");

@@ -1,10 +1,29 @@
 // The memory plan against what the tape keeps, for every method on every golden base.
 #include "peft/memory_plan.h"
 
+#include "absl/strings/str_join.h"
 #include "tests/util/golden_world.h"
 
 namespace permafrost {
 namespace {
+
+// Every method, and norms by name as PEFT's files have them.
+std::vector<std::pair<std::string, AdapterConfig>> Configs(const std::string& model_type) {
+  std::vector<std::pair<std::string, AdapterConfig>> configs;
+  for (const std::string& method : MethodNames()) {
+    configs.emplace_back(method, ConfigNamed(method, model_type));
+  }
+  configs.emplace_back("lora-pissa", ConfigNamed("lora-pissa", model_type));
+  const std::vector<std::string> norms =
+      model_type == "t5"     ? std::vector<std::string>{"layer_norm", "final_layer_norm"}
+      : model_type == "gpt2" ? std::vector<std::string>{"ln_2", "ln_f"}
+                             : std::vector<std::string>{"post_attention_layernorm", "norm"};
+  for (const std::vector<std::string>& names : {norms, {norms[0]}, {norms[1]}}) {
+    configs.emplace_back(absl::StrCat("norms ", absl::StrJoin(names, ", ")),
+                         FullConfig{.part = FullConfig::Part::kNorms, .layers = 0, .norms = names});
+  }
+  return configs;
+}
 
 class MemoryPlanTest : public testing::TestWithParam<std::string> {};
 
@@ -12,10 +31,7 @@ TEST_P(MemoryPlanTest, IsNearWhatAStepKeeps) {
   for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
     GoldenWorld w = OpenGoldenWorld(GetParam(), precision);
     Context& c = *w.context;
-    std::vector<std::string> methods = MethodNames();
-    methods.push_back("lora-pissa");
-    for (const std::string& method : methods) {
-      const AdapterConfig config = ConfigNamed(method, w.model->info().model_type);
+    for (const auto& [method, config] : Configs(w.model->info().model_type)) {
       const Adapter adapter = FreshAdapter(config, 0, c, *w.model);
       const Batch batch = MakeBatch(w.model->layout(*adapter.method), w.lines, Outputs::kLabelled);
       const StepRows rows{batch.encoder.rows.count(), batch.decoder.rows.count(),
