@@ -249,8 +249,7 @@ class Counter {
  public:
   Counter(const Model& model, const Effects& effects, const StepRows& rows, Precision precision,
           Recompute recompute)
-      : model_(model),
-        info_(model.info()),
+      : info_(model.info()),
         effects_(effects),
         rows_(rows),
         e_(precision == Precision::kBF16 ? 2 : 4),
@@ -396,7 +395,6 @@ class Counter {
     return bytes;
   }
 
-  const Model& model_;
   const ModelInfo& info_;
   const Effects& effects_;
   const StepRows rows_;
