@@ -16,3 +16,7 @@ for precision in bf16 f32; do
   row smollm2-135m lora $precision 128 16
   row t5-base prompt $precision 128 32
 done
+for method in lora prefix ia3; do
+  row t5-base $method bf16 128 16
+  row gpt2 $method bf16 128 16
+done

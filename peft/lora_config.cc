@@ -126,7 +126,7 @@ void WriteConfig(const LoraConfig& config, const Model& model, nlohmann::ordered
   if (lora.gate.kind == GateConfig::Kind::kNone) return;
   FieldWriter writer(object);
   writer("gate", lora.gate);
-  writer("thirds", lora.thirds);
+  if (!lora.thirds.empty()) writer("thirds", lora.thirds);
 }
 
 }  // namespace permafrost

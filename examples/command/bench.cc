@@ -27,6 +27,7 @@ struct StepFlags {
   double labels = 1;
   int threads = 1;
   int64_t steps = 5, warmup = 1;
+  int64_t adapters = 1;
   std::string recompute = kDefaultRecompute;
 };
 
@@ -139,10 +140,10 @@ double CountedGflop(const Model& model, const Batch& batch) {
   return flop * 1e-9;
 }
 
-absl::StatusOr<Adapter> BenchAdapter(const StepFlags& f, Context& c, const Model& model) {
+absl::StatusOr<Adapter> BenchAdapter(const StepFlags& f, int task, Context& c, const Model& model) {
   Random random(1);
   if (f.method == "prompt") {
-    return PromptAdapter(0, NormalTensor({f.virtual_tokens, model.info().width}, 0.02, random));
+    return PromptAdapter(task, NormalTensor({f.virtual_tokens, model.info().width}, 0.02, random));
   }
   MethodFlags flags;
   flags.method = f.method;
@@ -151,7 +152,50 @@ absl::StatusOr<Adapter> BenchAdapter(const StepFlags& f, Context& c, const Model
   flags.targets = f.targets;
   flags.virtual_tokens = f.virtual_tokens;
   PERMAFROST_ASSIGN_OR_RETURN(const AdapterConfig config, ConfigOf(flags, model.info()));
-  return CreateAdapter(config, 0, c, model, random);
+  return CreateAdapter(config, task, c, model, random);
+}
+
+// The adapters that a step trains at once, and its lines among them.
+struct BenchRuns {
+  std::vector<Adapter> adapters;
+  AdapterSet hooks;
+  std::vector<std::unique_ptr<Optimizer>> optimizers;
+  std::vector<StepPart> parts;
+
+  int64_t trainable() const {
+    int64_t count = 0;
+    for (const Adapter& a : adapters) count += a.method->parameters().count();
+    return count;
+  }
+  // Returns the mean loss of the first.
+  double Step(Context& c, const Model& model, uint32_t number) {
+    for (const Adapter& a : adapters) a.method->SetRandom(1, number);
+    const std::vector<StepLoss> losses = AccumulateTogether(c, model, hooks, parts);
+    for (const auto& optimizer : optimizers) optimizer->Step(c, 1);
+    return losses[0].loss;
+  }
+};
+
+absl::StatusOr<std::unique_ptr<BenchRuns>> MakeRuns(const StepFlags& f, Context& c,
+                                                    const Model& model,
+                                                    absl::Span<const TokenLine> lines) {
+  auto runs = std::make_unique<BenchRuns>();
+  const size_t count = static_cast<size_t>(f.adapters);
+  for (size_t i = 0; i < count; ++i) {
+    const int task = static_cast<int>(i);
+    PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, BenchAdapter(f, task, c, model));
+    runs->adapters.push_back(std::move(adapter));
+    runs->hooks.Add(absl::StrCat(i), runs->adapters[i].method);
+    runs->optimizers.push_back(std::make_unique<Optimizer>(OptimizerConfig{.learning_rate = 1e-4},
+                                                           runs->adapters[i].method->parameters()));
+    const size_t begin = i * lines.size() / count, end = (i + 1) * lines.size() / count;
+    StepPart& part = runs->parts.emplace_back();
+    part.task = task;
+    part.micro_batches.emplace_back(lines.begin() + static_cast<long>(begin),
+                                    lines.begin() + static_cast<long>(end));
+    for (TokenLine& line : part.micro_batches[0]) line.task = task;
+  }
+  return runs;
 }
 
 absl::Status RunStep(const StepFlags& f) {
@@ -159,12 +203,11 @@ absl::Status RunStep(const StepFlags& f) {
   BaseFiles files{ShapeConfig(f.shape).dump(), "shape " + f.shape, RandomWeights(0, 0.02f)};
   PERMAFROST_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, BuildModel(c, files));
   c.recompute = ParseRecompute(f.recompute);
-  PERMAFROST_ASSIGN_OR_RETURN(const Adapter adapter, BenchAdapter(f, c, *model));
-  Optimizer optimizer({.learning_rate = 1e-4}, adapter.method->parameters());
-  const std::vector<std::vector<TokenLine>> lines = {RandomLines(f, model->info())};
+  const std::vector<TokenLine> lines = RandomLines(f, model->info());
+  PERMAFROST_ASSIGN_OR_RETURN(const std::unique_ptr<BenchRuns> runs, MakeRuns(f, c, *model, lines));
   int64_t text_tokens = 0;
-  for (const TokenLine& line : lines[0]) text_tokens += static_cast<int64_t>(line.input_ids.size());
-  const Batch batch = MakeBatch(model->layout(*adapter.method), lines[0], Outputs::kLabelled);
+  for (const TokenLine& line : lines) text_tokens += static_cast<int64_t>(line.input_ids.size());
+  const Batch batch = MakeBatch(model->layout(runs->hooks), lines, Outputs::kLabelled);
 
   const double probe_before = Probe(f.precision);
   const Usage start = CurrentUsage();
@@ -174,9 +217,7 @@ absl::Status RunStep(const StepFlags& f) {
   for (int64_t i = 0; i < f.warmup + f.steps; ++i) {
     const Usage u = CurrentUsage();
     const double t = Now();
-    adapter.method->SetRandom(1, static_cast<uint32_t>(i));
-    loss = AccumulateGradients(c, *model, *adapter.method, lines, 0).loss;
-    optimizer.Step(c, 1);
+    loss = runs->Step(c, *model, static_cast<uint32_t>(i));
     if (i < f.warmup) continue;
     wall.push_back(Now() - t);
     cpu.push_back(CurrentUsage().cpu - u.cpu);
@@ -192,7 +233,8 @@ absl::Status RunStep(const StepFlags& f) {
                                 {"recompute", f.recompute},
                                 {"threads", f.threads},
                                 {"text_tokens", text_tokens},
-                                {"trainable", adapter.method->parameters().count()},
+                                {"adapters", f.adapters},
+                                {"trainable", runs->trainable()},
                                 {"wall_median", Median(wall)},
                                 {"wall_min", *std::min_element(wall.begin(), wall.end())},
                                 {"cpu_median", Median(cpu)},
@@ -257,6 +299,9 @@ void AddStepFlags(CLI::App* app, StepFlags& f) {
                              "parallel-adapter", "bitfit", "unipelt", "full"}))
       ->capture_default_str();
   app->add_option("--rank", f.rank, "LoRA rank")->check(Positive())->capture_default_str();
+  app->add_option("--adapters", f.adapters, "adapters trained at once, the lines among them")
+      ->check(Between(1, 1000))
+      ->capture_default_str();
   app->add_option("--targets", f.targets,
                   "LoRA, IA3: module names, e.g. q_proj,v_proj or all-linear");
   app->add_option("--virtual-tokens", f.virtual_tokens, "prompt: rows")

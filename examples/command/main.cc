@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "command.h"
+#include "config_entries.h"
 #include "engine/check.h"
 #include "io/json.h"
 #include "nlohmann/json.hpp"
@@ -50,12 +51,6 @@ absl::StatusOr<Chosen> ChooseCommand(CLI::App& app, const std::vector<std::strin
   return chosen;
 }
 
-bool IsGiven(const std::vector<std::string>& arguments, const std::string& flag) {
-  return std::any_of(arguments.begin(), arguments.end(), [&](const std::string& a) {
-    return a == flag || absl::StartsWith(a, flag + "=");
-  });
-}
-
 // The value of --config, if it is given.
 std::optional<std::string> ConfigPath(const std::vector<std::string>& arguments) {
   for (size_t i = 0; i < arguments.size(); ++i) {
@@ -65,56 +60,12 @@ std::optional<std::string> ConfigPath(const std::vector<std::string>& arguments)
   return std::nullopt;
 }
 
-// The words that stand for one entry of a --config file.
-absl::Status AppendEntry(const std::string& where, const CLI::Option& option,
-                         const nlohmann::json& value, std::vector<std::string>& arguments) {
-  const std::string flag = "--" + option.get_lnames()[0];
-  const bool is_switch = option.get_expected_max() == 0;
-  if (value.is_null() || value == false) return absl::OkStatus();
-  // A flag that may stand without a value, such as --recompute, may be `true` too.
-  if (option.get_expected_min() == 0 && value == true) {
-    arguments.push_back(flag);
-    return absl::OkStatus();
-  }
-  const nlohmann::json list = value.is_array() ? value : nlohmann::json::array({value});
-  std::vector<std::string> texts;
-  for (const nlohmann::json& v : list) {
-    if (is_switch || !(v.is_string() || v.is_number())) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(where, "expected ", is_switch ? "true or false" : "a string or a number",
-                       ", found ", DescribeJson(value)));
-    }
-    texts.push_back(v.is_string() ? v.get<std::string>() : v.dump());
-  }
-  const bool repeats = option.get_items_expected_max() > 1;
-  if (!repeats) texts = {absl::StrJoin(texts, ",")};  // --targets q_proj,v_proj
-  for (const std::string& text : texts) arguments.push_back(absl::StrCat(flag, "=", text));
-  return absl::OkStatus();
-}
-
 // Adds the flags of a --config file that the command line does not give itself.
 absl::Status ExpandConfig(const Chosen& command, std::vector<std::string>& arguments) {
   const std::optional<std::string> path = ConfigPath(arguments);
   if (!path.has_value()) return absl::OkStatus();
   PERMAFROST_ASSIGN_OR_RETURN(const nlohmann::json config, ReadJsonFile(*path));
-  if (!config.is_object()) {
-    return absl::InvalidArgumentError(*path + ": expected an object of flags, found " +
-                                      DescribeJson(config));
-  }
-  const std::vector<std::string> given = arguments;
-  for (const auto& [key, value] : config.items()) {
-    std::string name = key;
-    std::replace(name.begin(), name.end(), '_', '-');
-    const CLI::Option* option = command.app->get_option_no_throw("--" + name);
-    if (option == nullptr || name == "config") {
-      return UsageError(absl::StrCat(*path, ": ", key, " is no flag of", command.name,
-                                     "; see permafrost", command.name, " --help"));
-    }
-    if (IsGiven(given, "--" + name)) continue;
-    PERMAFROST_RETURN_IF_ERROR(
-        AppendEntry(absl::StrCat(*path, ": ", key, ": "), *option, value, arguments));
-  }
-  return absl::OkStatus();
+  return AppendEntries(*path, command.name, *command.app, config, arguments, arguments);
 }
 
 int FailWith(const absl::Status& status) {

@@ -1,21 +1,17 @@
-// permafrost train: trains a method on data and writes an adapter folder.
+// permafrost train: trains a method on data and writes an adapter folder; with --runs several at
+// once on one base.
 #include <atomic>
 #include <csignal>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "command.h"
 #include "data.h"
 #include "engine/check.h"
 #include "io/bytes.h"
 #include "io/file.h"
-#include "mixture.h"
-#include "nlohmann/json.hpp"
-#include "objectives.h"
-#include "peft/objectives.h"
-#include "peft/trainer.h"
-#include "train_method.h"
+#include "train_flags.h"
+#include "train_runs.h"
 
 namespace permafrost {
 namespace {
@@ -29,71 +25,6 @@ void OnInterrupt(int signal) {
   std::signal(signal, SIG_DFL);
 }
 
-struct TrainFlags {
-  BaseFlags base;
-  DataFlags data;
-  MethodFlags method;
-  MixtureFlags mixture;
-  std::string data_path, eval_path, out;
-  int64_t steps = 0, epochs = 1, batch_size = 8, accumulate = 1, warmup = 0, seed = 0;
-  int64_t checkpoint_every = 0, eval_every = 0, eval_batch_size = 16, log_every = 1, patience = 0;
-  std::string optimizer, schedule, order = "shuffle", score = "sum";
-  double lr = -1, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = -1, clip = 0;
-  double z_loss = -1;
-  std::string recompute = kDefaultRecompute;
-  bool resume = false, quiet = false;
-};
-
-// The learning rate that a method is known to train well with.
-double DefaultRate(const AdapterConfig& config, bool adafactor) {
-  if (std::holds_alternative<PromptTuningConfig>(config)) return adafactor ? 0.3 : 0.03;
-  if (std::holds_alternative<PTuningConfig>(config)) return 1e-3;
-  if (std::holds_alternative<MultitaskPromptConfig>(config)) return adafactor ? 0.3 : 0.03;
-  if (std::holds_alternative<LoraConfig>(config)) return 1e-3;
-  if (std::holds_alternative<AdaLoraConfig>(config)) return 1e-3;
-  if (std::holds_alternative<Ia3Config>(config)) return 3e-3;
-  if (std::holds_alternative<PrefixTuningConfig>(config)) return 1e-2;
-  if (std::holds_alternative<BottleneckConfig>(config)) return 1e-3;
-  if (std::holds_alternative<BitFitConfig>(config)) return 1e-3;
-  if (std::holds_alternative<UniPeltConfig>(config)) return 1e-3;
-  const FullConfig& full = std::get<FullConfig>(config);
-  if (full.part == FullConfig::Part::kNorms) return 1e-3;
-  return adafactor ? 1e-3 : 5e-5;
-}
-
-// Values that flags leave open, by method and model (peft-survey section 3).
-void FillDefaults(TrainFlags& f, const AdapterConfig& config, const ModelInfo& info) {
-  const bool t5_prompt = std::holds_alternative<PromptTuningConfig>(config) && info.encoder_decoder;
-  if (f.optimizer.empty()) f.optimizer = t5_prompt ? "adafactor" : "adamw";
-  const bool adafactor = f.optimizer == "adafactor";
-  if (f.schedule.empty()) f.schedule = adafactor ? "constant" : "linear";
-  if (f.lr < 0) f.lr = DefaultRate(config, adafactor);
-  if (f.weight_decay < 0) f.weight_decay = adafactor ? (t5_prompt ? 1e-5 : 0) : 0.01;
-  if (f.data.objective.objective == "span-corruption") {
-    ObjectiveFlags& o = f.data.objective;
-    o.noise_density = o.noise_density.value_or(SpanCorruption().density);
-    o.mean_span = o.mean_span.value_or(SpanCorruption().mean_span);
-  }
-  if (f.z_loss < 0) f.z_loss = t5_prompt && adafactor ? 1e-4 : 0;
-}
-
-OptimizerConfig OptimizerOf(const TrainFlags& f, const AdapterConfig& config) {
-  OptimizerConfig o;
-  o.kind = f.optimizer == "adamw"       ? OptimizerKind::kAdamW
-           : f.optimizer == "adafactor" ? OptimizerKind::kAdafactor
-                                        : OptimizerKind::kSgd;
-  o.learning_rate = f.lr;
-  o.beta1 = f.beta1;
-  o.beta2 = f.beta2;
-  o.epsilon = f.epsilon;
-  o.weight_decay = f.weight_decay;
-  o.clip = f.clip;
-  const FullConfig* full = std::get_if<FullConfig>(&config);
-  o.factored = o.scale_parameter = full != nullptr && full->part == FullConfig::Part::kAll;
-  return o;
-}
-
-// Of one file, or of several one behind the other.
 absl::StatusOr<std::string> FileHash(const std::vector<std::string>& paths) {
   std::string hashes;
   for (const std::string& path : paths) {
@@ -139,76 +70,6 @@ std::string DescribeData(const Mixture& m) {
   return text + (m.parts.empty() ? "" : ")");
 }
 
-// Everything that decides the run's result: what a resumed run must share.
-nlohmann::json Settings(const TrainFlags& f, const Model& model, const std::string& data_hash) {
-  const MethodFlags& m = f.method;
-  return {{"method", m.init_adapter.empty() ? m.method : "init-adapter"},
-          {"init_adapter", m.init_adapter},
-          {"base_hash", absl::StrFormat("%016x", model.info().hash)},
-          {"data_hash", data_hash},
-          {"virtual_tokens", m.virtual_tokens},
-          {"encoder_width", m.encoder_width},
-          {"encoder", m.encoder},
-          {"encoder_layers", m.encoder_layers},
-          {"num_tasks", m.num_tasks},
-          {"num_ranks", m.num_ranks},
-          {"init", m.init},
-          {"init_text", m.init_text},
-          {"init_file", m.init_file},
-          {"init_range", m.init_range},
-          {"rank", m.rank},
-          {"alpha", m.alpha},
-          {"dropout", m.dropout},
-          {"rslora", m.rslora},
-          {"targets", m.targets},
-          {"modules", ModuleSettings(m.modules)},
-          {"exclude", m.exclude},
-          {"layers", m.layers},
-          {"init_lora", m.init_lora},
-          {"bias", m.bias},
-          {"lora_bias", m.lora_bias},
-          {"modules_to_save", m.modules_to_save},
-          {"lora_plus_ratio", m.lora_plus_ratio},
-          {"steps", f.steps},
-          {"epochs", f.epochs},
-          {"batch_size", f.batch_size},
-          {"accumulate", f.accumulate},
-          {"optimizer", f.optimizer},
-          {"lr", f.lr},
-          {"beta1", f.beta1},
-          {"beta2", f.beta2},
-          {"epsilon", f.epsilon},
-          {"weight_decay", f.weight_decay},
-          {"clip", f.clip},
-          {"schedule", f.schedule},
-          {"warmup", f.warmup},
-          {"order", f.order},
-          {"seed", f.seed},
-          {"z_loss", f.z_loss},
-          {"precision", f.base.precision},
-          {"recompute", f.recompute},
-          {"task", f.data.task},
-          {"input", f.data.input},
-          {"target", f.data.target},
-          {"label_words", f.data.label_words},
-          {"label_column", f.data.label_column},
-          {"task_column", f.data.task_column},
-          {"target_format", f.data.target_format},
-          {"objective", f.data.objective.objective},
-          {"noise_density", f.data.objective.noise_density.value_or(0)},
-          {"mean_span", f.data.objective.mean_span.value_or(0)},
-          {"mixture_cap", f.mixture.cap},
-          {"mixture_temperature", f.mixture.temperature},
-          {"max_tokens", f.data.max_tokens},
-          {"truncate", f.data.truncate}};
-}
-
-ScheduleKind ScheduleOf(const std::string& name) {
-  if (name == "linear") return ScheduleKind::kLinear;
-  if (name == "cosine") return ScheduleKind::kCosine;
-  return name == "inverse-sqrt" ? ScheduleKind::kInverseSqrt : ScheduleKind::kConstant;
-}
-
 std::string DescribeEvaluation(const Evaluation& e) {
   std::string text = absl::StrFormat("eval loss %.4f", e.loss);
   for (const auto& [name, value] : e.metrics)
@@ -228,174 +89,142 @@ void ShowProgress(const StepReport& r) {
   if (r.step == r.steps) std::fprintf(stderr, "\n");
 }
 
-// Usage errors that need no file.
-absl::Status CheckDataFlags(const TrainFlags& f) {
-  if (f.data_path.empty() == f.mixture.file.empty()) {
-    return UsageError(absl::StrCat("expected one of --data FILE and --mixture FILE, found ",
-                                   f.data_path.empty() ? "neither" : "both"));
-  }
-  if (f.mixture.file.empty() && (f.mixture.cap > 0 || f.mixture.temperature != 1)) {
-    return UsageError("--mixture-cap and --mixture-temperature: expected with --mixture FILE");
-  }
-  PERMAFROST_RETURN_IF_ERROR(CheckScore(f.score, f.data));
-  return CheckObjectiveFlags(f.data);
-}
-
-absl::Status RunTrain(TrainFlags f) {
-  PERMAFROST_RETURN_IF_ERROR(CheckMethodFlags(f.method));
-  PERMAFROST_RETURN_IF_ERROR(CheckDataFlags(f));
-  f.data.seed = f.seed;
-  PERMAFROST_ASSIGN_OR_RETURN(Session session, OpenSession(f.base));
-  session.context->recompute = ParseRecompute(f.recompute);
-  PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(f.method, f.data, f.seed, session));
-  FillDefaults(f, adapter.config, session.model->info());
-  AdapterSet hooks;
-  hooks.Add("", adapter.method);
-
-  PERMAFROST_ASSIGN_OR_RETURN(const Mixture mixture, LoadTrainingData(f, session, hooks));
-  const LoadedData& data = mixture.data;
-  const std::string source = f.mixture.file.empty() ? f.data_path : f.mixture.file;
-  PERMAFROST_RETURN_IF_ERROR(CheckLabelled(source, data.lines, session, hooks));
+// A run with its files read.
+struct PreparedRun {
+  TrainFlags flags;
+  Adapter adapter;
+  Mixture mixture;
   EvaluationSet evaluation;
+  nlohmann::json settings;
+
+  std::string source() const {
+    return flags.mixture.file.empty() ? flags.data_path : flags.mixture.file;
+  }
+};
+
+absl::StatusOr<std::unique_ptr<PreparedRun>> Prepare(TrainFlags flags, int task, Session& session) {
+  auto run = std::make_unique<PreparedRun>();
+  TrainFlags& f = run->flags = std::move(flags);
+  f.data.seed = f.seed;
+  PERMAFROST_ASSIGN_OR_RETURN(run->adapter, MakeAdapter(f.method, f.data, f.seed, task, session));
+  FillDefaults(f, run->adapter.config, session.model->info());
+  AdapterSet hooks;
+  hooks.Add("", run->adapter.method);
+  PERMAFROST_ASSIGN_OR_RETURN(run->mixture, LoadTrainingData(f, session, hooks));
+  PERMAFROST_RETURN_IF_ERROR(CheckLabelled(run->source(), run->mixture.data.lines, session, hooks));
   if (!f.eval_path.empty()) {
     PERMAFROST_ASSIGN_OR_RETURN(const LoadedData eval,
                                 LoadData(f.eval_path, f.data, Labels::kRequired, session, hooks));
-    evaluation = MakeEvaluationSet(eval, ScoreOf(f.score), f.eval_batch_size);
+    run->evaluation = MakeEvaluationSet(eval, ScoreOf(f.score), f.eval_batch_size);
   }
-  std::vector<std::string> files = mixture.files;
+  std::vector<std::string> files = run->mixture.files;
   if (!f.mixture.file.empty()) files.push_back(f.mixture.file);
   PERMAFROST_ASSIGN_OR_RETURN(const std::string data_hash, FileHash(files));
-  const nlohmann::json settings = Settings(f, *session.model, data_hash);
+  run->settings = TrainSettings(f, *session.model, data_hash);
+  return run;
+}
 
-  TrainOptions options;
-  options.out = f.out;
-  options.steps = f.steps;
-  options.epochs = f.epochs;
-  options.batch_size = f.batch_size;
-  options.accumulate = f.accumulate;
-  options.optimizer = OptimizerOf(f, adapter.config);
-  options.schedule = {ScheduleOf(f.schedule), f.warmup, 0};
-  options.shuffle = f.order == "shuffle";
-  options.seed = static_cast<uint64_t>(f.seed);
-  options.z_loss = static_cast<float>(f.z_loss);
-  options.log_every = f.log_every;
-  options.evaluate_every = f.eval_every;
-  options.checkpoint_every = f.checkpoint_every;
-  options.patience = f.patience;
-  options.mixture = mixture.parts;
-  options.make_line = data.make_line;
-  options.resume = f.resume;
-  options.settings = settings.dump();
+void Announce(const PreparedRun& run, const std::string& prefix, const Model& model) {
+  const MethodFlags& m = run.flags.method;
+  Say(absl::StrFormat("%straining %d parameters of %s on %s; base %d parameters, frozen", prefix,
+                      run.adapter.method->parameters().count(),
+                      m.method.empty() ? m.init_adapter : m.method, DescribeData(run.mixture),
+                      model.parameter_count()));
+  Say(absl::StrCat(prefix, "settings: ", run.settings.dump()));
+}
 
-  TrainEvents events;
-  events.interrupt = &g_interrupt;
-  std::signal(SIGINT, OnInterrupt);
-  std::signal(SIGTERM, OnInterrupt);
-  if (!f.quiet) {
-    Say(absl::StrFormat("training %d parameters of %s on %s; base %d parameters, frozen",
-                        hooks.method(0)->parameters().count(),
-                        f.method.method.empty() ? f.method.init_adapter : f.method.method,
-                        DescribeData(mixture), session.model->parameter_count()));
-    Say(absl::StrCat("settings: ", settings.dump()));
-    if (StderrIsTerminal()) events.on_step = ShowProgress;
-    events.on_evaluation = [](int64_t step, const Evaluation& e) {
-      Say(absl::StrCat("step ", step, ": ", DescribeEvaluation(e)));
-    };
-  }
-  PERMAFROST_ASSIGN_OR_RETURN(const TrainResult result,
-                              Train(*session.context, *session.model, adapter, data.lines,
-                                    f.eval_path.empty() ? nullptr : &evaluation, options, events));
-  nlohmann::json record = settings;
-  record["base"] = f.base.base;
-  record["data"] = source;
-  record["data_files"] = mixture.files;
+// `prefix` stands in front of the run's messages; alone: a progress bar on a terminal.
+RunSpec SpecOf(PreparedRun& run, const std::string& prefix, bool alone) {
+  const TrainFlags& f = run.flags;
+  RunSpec spec;
+  spec.adapter = &run.adapter;
+  spec.lines = run.mixture.data.lines;
+  spec.evaluation = f.eval_path.empty() ? nullptr : &run.evaluation;
+  spec.options = OptionsOf(f, run.adapter.config);
+  spec.options.mixture = run.mixture.parts;
+  spec.options.make_line = run.mixture.data.make_line;
+  spec.options.settings = run.settings.dump();
+  spec.events.interrupt = &g_interrupt;
+  if (f.quiet) return spec;
+  if (alone && StderrIsTerminal()) spec.events.on_step = ShowProgress;
+  spec.events.on_evaluation = [prefix](int64_t step, const Evaluation& e) {
+    Say(absl::StrCat(prefix, "step ", step, ": ", DescribeEvaluation(e)));
+  };
+  return spec;
+}
+
+absl::Status WriteRecord(const PreparedRun& run, const Session& session,
+                         const TrainResult& result) {
+  nlohmann::json record = run.settings;
+  record["base"] = run.flags.base.base;
+  record["data"] = run.source();
+  record["data_files"] = run.mixture.files;
   record["threads"] = session.context->pool.threads();
   record["version"] = "0.1.0";
   record["peft_format"] = "0.21.2";
   record["steps_done"] = result.steps;
   for (const GateMean& gate : result.gates) record["gates"][gate.name] = gate.mean;
-  PERMAFROST_RETURN_IF_ERROR(WriteFileAtomically(f.out + "/run.json", record.dump(2) + "\n"));
-  if (result.interrupted) {
-    return absl::CancelledError(
-        absl::StrCat("interrupted after step ", result.steps, "; the checkpoint in ", f.out,
-                     "/checkpoint is complete: run the same command with --resume to go on"));
+  return WriteFileAtomically(run.flags.out + "/run.json", record.dump(2) + "\n");
+}
+
+absl::Status TrainAll(const std::vector<TrainFlags>& all) {
+  PERMAFROST_ASSIGN_OR_RETURN(Session session, OpenSession(all[0].base));
+  session.context->recompute = ParseRecompute(all[0].recompute);
+  const bool alone = all.size() == 1;
+  std::vector<std::unique_ptr<PreparedRun>> runs;
+  std::vector<RunSpec> specs;
+  for (size_t i = 0; i < all.size(); ++i) {
+    PERMAFROST_ASSIGN_OR_RETURN(std::unique_ptr<PreparedRun> run,
+                                Prepare(all[i], static_cast<int>(i), session));
+    const std::string prefix = alone ? "" : run->flags.out + ": ";
+    if (!run->flags.quiet) Announce(*run, prefix, *session.model);
+    specs.push_back(SpecOf(*run, prefix, alone));
+    runs.push_back(std::move(run));
   }
-  if (!f.quiet) {
-    Say(absl::StrFormat("done: %d steps, last loss %.4f; adapter in %s%s", result.steps,
-                        result.last_loss, f.out, result.stopped_early ? " (stopped early)" : ""));
+  std::signal(SIGINT, OnInterrupt);
+  std::signal(SIGTERM, OnInterrupt);
+  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<TrainResult> results,
+                              TrainTogether(*session.context, *session.model, specs));
+  const TrainResult* interrupted = nullptr;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const TrainFlags& f = runs[i]->flags;
+    PERMAFROST_RETURN_IF_ERROR(WriteRecord(*runs[i], session, results[i]));
+    if (results[i].interrupted) interrupted = &results[i];
+    if (f.quiet || results[i].interrupted) continue;
+    Say(absl::StrFormat("done: %d steps, last loss %.4f; adapter in %s%s", results[i].steps,
+                        results[i].last_loss, f.out,
+                        results[i].stopped_early ? " (stopped early)" : ""));
   }
-  return absl::OkStatus();
+  if (interrupted == nullptr) return absl::OkStatus();
+  return absl::CancelledError(
+      absl::StrCat("interrupted after step ", interrupted->steps, "; ",
+                   alone ? absl::StrCat("the checkpoint in ", all[0].out, "/checkpoint is complete")
+                         : std::string("the runs' checkpoints are complete"),
+                   ": run the same command with --resume to go on"));
+}
+
+absl::Status RunTrain(const TrainFlags& flags, const std::string& runs, const CLI::App& app) {
+  if (runs.empty()) {
+    PERMAFROST_RETURN_IF_ERROR(CheckTrainFlags(flags));
+    return TrainAll({flags});
+  }
+  PERMAFROST_ASSIGN_OR_RETURN(const std::vector<TrainFlags> all, ReadRuns(runs, app));
+  return TrainAll(all);
 }
 
 }  // namespace
 
 void AddTrain(Commands& commands) {
   auto flags = std::make_shared<TrainFlags>();
-  TrainFlags& f = *flags;
+  auto runs = std::make_shared<std::string>();
+  auto self = std::make_shared<CLI::App*>();
   CLI::App* app = commands.Add("train", "Train a method on data; writes an adapter folder",
-                               [flags] { return RunTrain(*flags); });
-  AddBaseFlags(app, f.base);
-  AddDataFlags(app, f.data);
-  AddMethodFlags(app, f.method);
-  AddObjectiveFlags(app, f.data.objective);
-  app->add_option("--data", f.data_path, "training data (.tsv, .csv, .jsonl)");
-  AddMixtureFlags(app, f.mixture);
-  app->add_option("--eval-data", f.eval_path, "data to evaluate on");
-  app->add_option("--out", f.out, "folder for the adapter, logs and checkpoint")->required();
-  CLI::Option* steps = app->add_option("--steps", f.steps, "optimizer steps (instead of --epochs)")
-                           ->check(Positive());
-  app->add_option("--epochs", f.epochs, "passes over the data")
-      ->check(Positive())
-      ->excludes(steps)
-      ->capture_default_str();
-  app->add_option("--batch-size", f.batch_size, "lines of a batch")
-      ->check(Positive())
-      ->capture_default_str();
-  app->add_option("--accumulate", f.accumulate, "batches of an optimizer step")
-      ->check(Positive())
-      ->capture_default_str();
-  app->add_option("--optimizer", f.optimizer, "default adafactor for T5 prompts, else adamw")
-      ->check(CLI::IsMember({"adamw", "adafactor", "sgd"}));
-  app->add_option("--lr", f.lr, "learning rate (default by method)")->check(NonNegative());
-  app->add_option("--beta1", f.beta1, "AdamW, SGD momentum")
-      ->check(Between(0.0, 1.0))
-      ->capture_default_str();
-  app->add_option("--beta2", f.beta2, "AdamW")->check(Between(0.0, 1.0))->capture_default_str();
-  app->add_option("--epsilon", f.epsilon, "AdamW")->check(NonNegative())->capture_default_str();
-  app->add_option("--weight-decay", f.weight_decay, "default by method")->check(NonNegative());
-  app->add_option("--clip", f.clip, "largest gradient norm; 0 = off")
-      ->check(NonNegative())
-      ->capture_default_str();
-  app->add_option("--schedule", f.schedule, "default linear (constant for adafactor)")
-      ->check(CLI::IsMember({"constant", "linear", "cosine", "inverse-sqrt"}));
-  app->add_option("--warmup", f.warmup, "warm-up steps")->check(NonNegative());
-  app->add_option("--order", f.order, "order of the lines")
-      ->check(CLI::IsMember({"shuffle", "file"}))
-      ->capture_default_str();
-  app->add_option("--seed", f.seed, "seed of everything random")
-      ->check(NonNegative())
-      ->capture_default_str();
-  app->add_option("--z-loss", f.z_loss,
-                  "weight of squared log-partition (1e-4 for T5 prompts with adafactor)")
-      ->check(NonNegative());
-  app->add_option("--eval-every", f.eval_every, "steps between evaluations (default: at the end)")
-      ->check(Positive());
-  app->add_option("--eval-batch-size", f.eval_batch_size, "lines")
-      ->check(Positive())
-      ->capture_default_str();
-  app->add_option("--score", f.score, "score of a label word")
-      ->check(CLI::IsMember({"sum", "mean", "first"}))
-      ->capture_default_str();
-  app->add_option("--patience", f.patience, "stop after so many evaluations without improvement")
-      ->check(Positive());
-  app->add_option("--checkpoint-every", f.checkpoint_every, "steps between checkpoints")
-      ->check(Positive());
-  app->add_option("--log-every", f.log_every, "steps between lines of metrics.jsonl")
-      ->check(Positive())
-      ->capture_default_str();
-  app->add_flag("--resume", f.resume, "go on from the checkpoint in --out");
-  AddRecomputeFlag(app, f.recompute);
-  app->add_flag("--quiet", f.quiet, "no messages");
+                               [flags, runs, self] { return RunTrain(*flags, *runs, **self); });
+  *self = app;
+  AddTrainFlags(app, *flags);
+  app->add_option("--runs", *runs,
+                  "several runs at once: a JSON list of objects of these flags, each with its out; "
+                  "flags beside it are those of all runs that have none of their own");
 }
 
 }  // namespace permafrost

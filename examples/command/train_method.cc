@@ -268,11 +268,11 @@ absl::StatusOr<AdapterConfig> ConfigOf(const MethodFlags& f, const ModelInfo& in
   return ia3;
 }
 
-absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64_t seed,
+absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64_t seed, int task,
                                     Session& s) {
   Context& c = *s.context;
   const Model& model = *s.model;
-  if (!f.init_adapter.empty()) return LoadAdapter(f.init_adapter, 0, c, model);
+  if (!f.init_adapter.empty()) return LoadAdapter(f.init_adapter, task, c, model);
   Random random(static_cast<uint64_t>(seed));
   PERMAFROST_RETURN_IF_ERROR(CountAnchors(data.input, f));
   if (f.virtual_tokens == 0) {
@@ -287,13 +287,13 @@ absl::StatusOr<Adapter> MakeAdapter(MethodFlags& f, const DataFlags& data, int64
       f.init = !f.init_text.empty() ? "text" : !f.init_file.empty() ? "file" : "vocab";
     }
     PERMAFROST_ASSIGN_OR_RETURN(Tensor prompt, InitialPrompt(f, data, s, random));
-    if (f.method == "prompt") return PromptAdapter(0, std::move(prompt), f.input_template);
+    if (f.method == "prompt") return PromptAdapter(task, std::move(prompt), f.input_template);
     const MultitaskPromptConfig config{
         .virtual_tokens = f.virtual_tokens, .tasks = f.num_tasks, .ranks = f.num_ranks};
-    return MultitaskPromptAdapter(0, config, std::move(prompt), random);
+    return MultitaskPromptAdapter(task, config, std::move(prompt), random);
   }
   PERMAFROST_ASSIGN_OR_RETURN(const AdapterConfig config, ConfigOf(f, model.info()));
-  PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, CreateAdapter(config, 0, c, model, random));
+  PERMAFROST_ASSIGN_OR_RETURN(Adapter adapter, CreateAdapter(config, task, c, model, random));
   if (f.lora_plus_ratio != 1) SetLoraPlusRatio(*adapter.method, f.lora_plus_ratio);
   if (f.method == "prefix" && f.init == "text") {
     PERMAFROST_ASSIGN_OR_RETURN(const Tokenizer* tokenizer, NeedTokenizer(s));

@@ -46,7 +46,7 @@ absl::StatusOr<AdapterConfig> ConfigOf(const MethodFlags& flags, const ModelInfo
 
 // A fresh adapter, or the one of --init-adapter. Fills in the settings that were left open.
 absl::StatusOr<Adapter> MakeAdapter(MethodFlags& flags, const DataFlags& data, int64_t seed,
-                                    Session& session);
+                                    int task, Session& session);
 
 }  // namespace permafrost
 
