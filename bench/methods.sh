@@ -2,7 +2,7 @@
 # Every method on one base and data set at equal steps, as a Markdown table: trained values, accuracy of each seed, and
 # of a step of 16 x 128 tokens on the shape of SmolLM2-135M, one thread, bf16: CPU seconds and memory above the weights.
 #
-#   bench/methods.sh BINARY OUT STEPS "SEEDS" [FLAGS OF train: --base, --data, --eval-data, --task, ...]
+#   bench/methods.sh BINARY OUT STEPS "SEEDS" [FLAGS OF train: --base, --data, --eval-data, --task, --batch-size ...]
 #   COST=0 bench/methods.sh ...      without the costs
 #
 # All methods train at once on the one base (train --runs), each to what it gives alone.
@@ -41,7 +41,7 @@ for seed in $seeds; do
     done
     echo ']'
   } > "$runs"
-  "$binary" train --runs "$runs" --steps "$steps" --batch-size 16 "$@" 2> "$out/log-$seed"
+  "$binary" train --runs "$runs" --steps "$steps" "$@" 2> "$out/log-$seed"
 done
 
 # A figure of the last evaluation of a run.
