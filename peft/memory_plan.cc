@@ -353,9 +353,7 @@ class Counter {
         reads_encoded_ = true;
       } else if (first) {
         input_kept = true;
-      } else if (p == Projection::kDown) {
-        bytes += e_ * at * place->inputs;
-      } else if (!recorded || recompute_ == Recompute::kAttention) {
+      } else if (p == Projection::kDown || !recorded || recompute_ == Recompute::kAttention) {
         bytes += e_ * at * place->inputs;  // else attention's output is kept already
       }
     }

@@ -60,15 +60,14 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Open(const RunSpec& gi
                                                       std::move(log), std::move(board)));
 }
 
-TrainingRun::TrainingRun(const RunSpec& spec, CheckpointState state,
-                         std::unique_ptr<Optimizer> optimizer, MetricsLog log,
-                         EventFileWriter board)
-    : spec_(spec),
+TrainingRun::TrainingRun(RunSpec spec, CheckpointState state, std::unique_ptr<Optimizer> optimizer,
+                         MetricsLog log, EventFileWriter board)
+    : spec_(std::move(spec)),
       state_(state),
       optimizer_(std::move(optimizer)),
       log_(std::move(log)),
       board_(std::move(board)),
-      saved_(spec.options.resume),
+      saved_(spec_.options.resume),
       last_checkpoint_(Clock::now()) {
   result_.last_loss = state_.last_loss;
 }

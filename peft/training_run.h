@@ -37,7 +37,7 @@ class TrainingRun {
   absl::StatusOr<TrainResult> Close(const Model& model);
 
  private:
-  TrainingRun(const RunSpec& spec, CheckpointState state, std::unique_ptr<Optimizer> optimizer,
+  TrainingRun(RunSpec spec, CheckpointState state, std::unique_ptr<Optimizer> optimizer,
               MetricsLog log, EventFileWriter board);
 
   absl::Status LogStep(const StepReport& report);
