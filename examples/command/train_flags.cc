@@ -18,7 +18,9 @@ double DefaultRate(const AdapterConfig& config, bool adafactor) {
   if (std::holds_alternative<AdaLoraConfig>(config)) return 1e-3;
   if (std::holds_alternative<Ia3Config>(config)) return 3e-3;
   if (std::holds_alternative<PrefixTuningConfig>(config)) return 1e-2;
-  if (std::holds_alternative<BottleneckConfig>(config)) return 1e-3;
+  if (const auto* adapter = std::get_if<BottleneckConfig>(&config)) {
+    return adapter->parallel ? 1e-4 : 3e-4;  // a parallel adapter's output counts four times
+  }
   if (std::holds_alternative<BitFitConfig>(config)) return 1e-3;
   if (std::holds_alternative<UniPeltConfig>(config)) return 1e-3;
   const FullConfig& full = std::get<FullConfig>(config);
