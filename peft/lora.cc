@@ -56,6 +56,13 @@ absl::Status CheckConfig(const LoraConfig& config, const MatchedTargets& targets
   if (config.dora && config.lora_bias) return refuse("bias of B's own (lora_bias)", "DoRA");
   if (config.dora && StartsFromBase(config.init))
     return refuse("start from the base's weights", "DoRA");
+  if (config.gate.kind != GateConfig::Kind::kNone) {
+    // A gate is defined for B A x alone (UniPELT).
+    if (config.dora) return refuse("DoRA", "a gate");
+    if (config.lora_bias) return refuse("bias of B's own (lora_bias)", "a gate");
+    if (StartsFromBase(config.init)) return refuse("start from the base's weights", "a gate");
+    if (!targets.embeddings.empty()) return refuse("embedding among the targets", "a gate");
+  }
   if (targets.embeddings.empty()) return absl::OkStatus();
   if (config.dora) return refuse("embedding among the targets", "DoRA");
   if (config.lora_bias) return refuse("embedding among the targets", "lora_bias");

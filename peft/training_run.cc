@@ -197,7 +197,7 @@ absl::Status TrainingRun::Checkpoint() {
 // A run that cannot go on keeps what it saved.
 absl::Status TrainingRun::Diverged(const std::string& what) const {
   return absl::FailedPreconditionError(absl::StrCat(
-      "step ", state_.step + 1, ": ", what,
+      spec_.options.out, ": step ", state_.step + 1, ": ", what,
       saved_ ? absl::StrCat(". The last checkpoint in ", spec_.options.out, "/checkpoint is intact")
              : std::string(),
       "; try a smaller --lr or --clip 1"));

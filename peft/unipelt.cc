@@ -58,6 +58,13 @@ const Var* UniPelt::Replacement(TensorId tensor, int task) const {
   return nullptr;
 }
 
+const Var* UniPelt::TiedHeadReplacement(TensorId embedding, int task) const {
+  for (const auto& part : parts_) {
+    if (const Var* trained = part->TiedHeadReplacement(embedding, task)) return trained;
+  }
+  return nullptr;
+}
+
 Var UniPelt::OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) {
   for (const auto& part : parts_) x = part->OnEmbedding(c, stack, batch, std::move(x));
   return x;
@@ -114,6 +121,11 @@ std::vector<GateMean> UniPelt::TakeGateMeans() {
     means.insert(means.end(), own.begin(), own.end());
   }
   return means;
+}
+
+bool UniPelt::IsCopyOfBase(const TensorView& t) const {
+  return std::any_of(parts_.begin(), parts_.end(),
+                     [&](const auto& part) { return part->IsCopyOfBase(t); });
 }
 
 bool UniPelt::mergeable() const {

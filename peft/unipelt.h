@@ -37,6 +37,7 @@ class UniPelt : public Method {
   bool ReadsAllRows() const override;
   bool ReadsFuture(int task) const override;
   const Var* Replacement(TensorId tensor, int task) const override;
+  const Var* TiedHeadReplacement(TensorId embedding, int task) const override;
   Var OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) override;
   void OnAttention(Context& c, const SiteId& site, const Var& x, const PlaceRows& rows,
                    std::vector<Prefix>& prefixes) override;
@@ -50,6 +51,7 @@ class UniPelt : public Method {
   std::vector<int64_t> FileShape(const Parameter& p) const override;
   std::vector<FileTensor> FileTensors() const override;
   std::vector<GateMean> TakeGateMeans() override;
+  bool IsCopyOfBase(const TensorView& t) const override;
   bool mergeable() const override;
   void MergeInto(const Model& model, std::vector<Tensor>& values) const override;
 

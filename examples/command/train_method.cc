@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <map>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "engine/check.h"
 #include "io/anchors.h"
 #include "peft/prompt_init.h"
@@ -79,7 +77,8 @@ void AddMethodFlags(CLI::App* app, MethodFlags& f) {
       ->check(CLI::IsMember({"prompt", "prefix", "ptuning", "multitask-prompt", "lora", "dora",
                              "ia3", "adapter", "parallel-adapter", "bitfit", "norm", "head",
                              "top-layers", "unipelt", "full"}));
-  app->add_option("--init-adapter", f.init_adapter, "go on from an adapter in PEFT format");
+  app->add_option("--init-adapter", f.init_adapter,
+                  "go on from an adapter folder (PEFT's, AdapterHub's or our own)");
   const auto own = [&f](CLI::Option* option, std::vector<std::string> methods) {
     f.owned.push_back({option, std::move(methods)});
     return option;
@@ -167,18 +166,6 @@ void AddMethodFlags(CLI::App* app, MethodFlags& f) {
   AddModuleFlags(app, f.modules, own);
 }
 
-std::vector<std::string> List(const std::string& names) {
-  return names.empty() ? std::vector<std::string>() : absl::StrSplit(names, ',');
-}
-
-// "0,1,2". False: not whole numbers.
-bool ParseLayers(const std::string& text, std::vector<int>& layers) {
-  for (const std::string& number : List(text)) {
-    if (!absl::SimpleAtoi(number, &layers.emplace_back()) || layers.back() < 0) return false;
-  }
-  return true;
-}
-
 absl::Status CheckMethodFlags(const MethodFlags& f) {
   if (f.method.empty() == f.init_adapter.empty()) {
     return UsageError(absl::StrCat("expected one of --method METHOD and --init-adapter DIR, found ",
@@ -194,10 +181,7 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
                                        ? "--init-adapter, whose settings are the adapter's own"
                                        : "--method " + f.method));
   }
-  if (std::vector<int> layers; !ParseLayers(f.layers, layers)) {
-    return UsageError(
-        absl::StrCat("--layers: expected layer numbers such as 0,1,2, found ", f.layers));
-  }
+  PERMAFROST_RETURN_IF_ERROR(ParseLayers("--layers", f.layers).status());
   if (f.init == "text" && f.method == "prefix" && f.modules.projection) {
     return UsageError("--init text: expected a prefix without --prefix-projection");
   }
@@ -223,7 +207,7 @@ absl::Status CheckMethodFlags(const MethodFlags& f) {
 
 namespace {
 
-LoraConfig LoraOf(const MethodFlags& f, const ModelInfo& info) {
+absl::StatusOr<LoraConfig> LoraOf(const MethodFlags& f, const ModelInfo& info) {
   static const std::map<std::string, LoraInit> kInits = {{"default", LoraInit::kDefault},
                                                          {"gaussian", LoraInit::kGaussian},
                                                          {"pissa", LoraInit::kPissa},
@@ -239,10 +223,11 @@ LoraConfig LoraOf(const MethodFlags& f, const ModelInfo& info) {
   lora.init = kInits.at(f.init_lora);
   lora.bias = kBiases.at(f.bias);
   lora.lora_bias = f.lora_bias;
-  lora.modules_to_save = List(f.modules_to_save);
-  lora.targets.modules = f.targets.empty() ? DefaultLoraTargets(info.model_type) : List(f.targets);
-  lora.targets.exclude = List(f.exclude);
-  ParseLayers(f.layers, lora.targets.layers);
+  lora.modules_to_save = SplitList(f.modules_to_save);
+  lora.targets.modules =
+      f.targets.empty() ? DefaultLoraTargets(info.model_type) : SplitList(f.targets);
+  lora.targets.exclude = SplitList(f.exclude);
+  PERMAFROST_ASSIGN_OR_RETURN(lora.targets.layers, ParseLayers("--layers", f.layers));
   return lora;
 }
 
@@ -250,8 +235,9 @@ LoraConfig LoraOf(const MethodFlags& f, const ModelInfo& info) {
 
 absl::StatusOr<AdapterConfig> ConfigOf(const MethodFlags& f, const ModelInfo& info) {
   if (IsModuleMethod(f.method)) {
-    SharedSettings shared{f.method, f.virtual_tokens, f.init, f.dropout, LoraOf(f, info), {}};
-    shared.targets.modules = List(f.targets);
+    PERMAFROST_ASSIGN_OR_RETURN(const LoraConfig lora, LoraOf(f, info));
+    SharedSettings shared{f.method, f.virtual_tokens, f.init, f.dropout, lora, {}};
+    shared.targets.modules = SplitList(f.targets);
     return ModuleConfig(f.modules, shared, info);
   }
   if (f.method == "ptuning") {
@@ -263,8 +249,8 @@ absl::StatusOr<AdapterConfig> ConfigOf(const MethodFlags& f, const ModelInfo& in
         .input_template = f.input_template};
   }
   if (f.method != "ia3") return LoraOf(f, info);
-  Ia3Config ia3 = DefaultIa3Config(info.model_type, List(f.targets));
-  ia3.targets.exclude = List(f.exclude);
+  Ia3Config ia3 = DefaultIa3Config(info.model_type, SplitList(f.targets));
+  ia3.targets.exclude = SplitList(f.exclude);
   return ia3;
 }
 

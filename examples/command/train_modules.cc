@@ -27,30 +27,17 @@ absl::StatusOr<GateConfig> GatesOf(const ModuleFlags& f) {
   return gate;
 }
 
-absl::StatusOr<std::vector<int>> LayersOf(const std::string& text) {
-  std::vector<int> layers;
-  if (text.empty()) return layers;
-  for (const auto part : absl::StrSplit(text, ',')) {
-    int layer = 0;
-    if (!absl::SimpleAtoi(part, &layer) || layer < 0) {
-      return UsageError(
-          absl::StrCat("--leave-out: expected layer numbers such as 0,1, found ", text));
-    }
-    layers.push_back(layer);
-  }
-  return layers;
-}
-
 absl::StatusOr<PrefixTuningConfig> PrefixOf(const ModuleFlags& f, const SharedSettings& s,
                                             const ModelInfo& info, bool in_union) {
   PrefixTuningConfig prefix;
   prefix.virtual_tokens = s.virtual_tokens;
   prefix.encoder = prefix.decoder = prefix.cross = false;
   // In a union the paper's code has a prefix at every attention.
-  const bool every = in_union && info.encoder_decoder && f.sites == "decoder";
-  const std::string sites = every ? "encoder,decoder,cross" : f.sites;
-  const std::vector<std::string> named = absl::StrSplit(sites, ',');
-  for (const std::string& site : named) {
+  const bool every = in_union && info.encoder_decoder;
+  const std::string sites = !f.sites.empty() ? f.sites
+                            : every          ? "encoder,decoder,cross"
+                                             : "decoder";
+  for (const std::string& site : SplitList(sites)) {
     bool* wanted = site == "encoder"   ? &prefix.encoder
                    : site == "decoder" ? &prefix.decoder
                    : site == "cross"   ? &prefix.cross
@@ -74,7 +61,7 @@ absl::StatusOr<PrefixTuningConfig> PrefixOf(const ModuleFlags& f, const SharedSe
   prefix.projection_width = f.projection_width;
   prefix.dropout = s.dropout;
   if (s.init == "zero") prefix.init = PrefixTuningConfig::Init::kZero;
-  PERMAFROST_ASSIGN_OR_RETURN(prefix.leave_out, LayersOf(f.leave_out));
+  PERMAFROST_ASSIGN_OR_RETURN(prefix.leave_out, ParseLayers("--leave-out", f.leave_out));
   if (!prefix.leave_out.empty()) prefix.peft_layout = false;
   if (in_union) {
     PERMAFROST_ASSIGN_OR_RETURN(prefix.gate, GatesOf(f));
@@ -95,7 +82,7 @@ absl::StatusOr<BottleneckConfig> BottleneckOf(const ModuleFlags& f, const Shared
     PERMAFROST_ASSIGN_OR_RETURN(config.activation,
                                 ParseActivation(f.non_linearity, "--non-linearity"));
   }
-  PERMAFROST_ASSIGN_OR_RETURN(config.leave_out, LayersOf(f.leave_out));
+  PERMAFROST_ASSIGN_OR_RETURN(config.leave_out, ParseLayers("--leave-out", f.leave_out));
   if (in_union) {
     PERMAFROST_ASSIGN_OR_RETURN(config.gate, GatesOf(f));
   }
@@ -105,8 +92,7 @@ absl::StatusOr<BottleneckConfig> BottleneckOf(const ModuleFlags& f, const Shared
 absl::StatusOr<UniPeltConfig> UnionOf(const ModuleFlags& f, const SharedSettings& s,
                                       const ModelInfo& info) {
   UniPeltConfig all;
-  const std::vector<std::string> parts = absl::StrSplit(f.parts, ',');
-  for (const std::string& part : parts) {
+  for (const std::string& part : SplitList(f.parts)) {
     if (part == "prefix") {
       PERMAFROST_ASSIGN_OR_RETURN(PrefixTuningConfig prefix, PrefixOf(f, s, info, true));
       all.parts.emplace_back(std::move(prefix));
@@ -135,11 +121,25 @@ absl::StatusOr<UniPeltConfig> UnionOf(const ModuleFlags& f, const SharedSettings
 
 }  // namespace
 
+std::vector<std::string> SplitList(const std::string& text) {
+  return text.empty() ? std::vector<std::string>() : absl::StrSplit(text, ',');
+}
+
+absl::StatusOr<std::vector<int>> ParseLayers(const std::string& flag, const std::string& text) {
+  std::vector<int> layers;
+  for (const std::string& number : SplitList(text)) {
+    if (!absl::SimpleAtoi(number, &layers.emplace_back()) || layers.back() < 0) {
+      return UsageError(absl::StrCat(flag, ": expected layer numbers such as 0,1,2, found ", text));
+    }
+  }
+  return layers;
+}
+
 void AddModuleFlags(CLI::App* app, ModuleFlags& f, const OwnFlag& own) {
   own(app->add_option("--prefix-sites", f.sites,
-                      "prefix: which attentions of encoder,decoder,cross (T5)"),
-      {"prefix", "unipelt"})
-      ->capture_default_str();
+                      "prefix: which attentions of encoder,decoder,cross (T5); default decoder, in "
+                      "unipelt all"),
+      {"prefix", "unipelt"});
   own(app->add_option(
           "--prefix-positions", f.positions,
           "prefix: what T5's position bias takes the prefix for: the positions before "

@@ -13,7 +13,7 @@ namespace permafrost {
 
 struct ModuleFlags {
   // Prefix
-  std::string sites = "decoder", positions;
+  std::string sites, positions;
   bool projection = false;
   int64_t projection_width = 512;
   // Adapters
@@ -26,6 +26,11 @@ struct ModuleFlags {
   std::string parts = "prefix,lora,adapter", gates = "running";
   bool separate_gates = false;
 };
+
+// "a,b" as its parts; none for "".
+std::vector<std::string> SplitList(const std::string& text);
+// "0,1,2" of `flag`. Error: what are no layer numbers.
+absl::StatusOr<std::vector<int>> ParseLayers(const std::string& flag, const std::string& text);
 
 // Registers an option as that of some methods.
 using OwnFlag = std::function<CLI::Option*(CLI::Option*, std::vector<std::string>)>;
