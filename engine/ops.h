@@ -168,9 +168,11 @@ struct RunningSums {
   const std::vector<int32_t>& slots;     // by row: where its own sum goes
   const std::vector<int32_t>& previous;  // by row without a previous row: the slot before it, or -1
 };
-// [R, n]: the means of sigmoid(logits [R, n]) over the rows that `pooling` lets a row see, 0 where
-// there are none. `pooling` must outlive the tape. Saves the sigmoids and counts.
-Var PooledGate(Context& c, const Var& logits, const Pooling& pooling,
+// [R, n]: the means of sigmoid(logits [R, n]) over the counted rows of a row's text, 0 where there
+// are none: up to the row (kRunning), or all of its segment and its ancestors (kWhole). `pooling`
+// must outlive the tape. Saves the sigmoids and counts.
+enum class MeanOver { kRunning, kWhole };
+Var PooledGate(Context& c, const Var& logits, const Pooling& pooling, MeanOver over,
                const RunningSums* earlier = nullptr);
 
 // dropout(x) with inverted scaling; the identity unless c.training. Saves nothing.

@@ -69,10 +69,10 @@ AttentionPlan Rows::CrossPlan(const Rows& encoder) const {
   return plan;
 }
 
-Pooling Rows::RunningPooling() const {
+Pooling Rows::MeanPooling() const {
   Pooling pooling;
   const size_t rows = ids.size();
-  pooling.previous.resize(rows), pooling.read.resize(rows), pooling.counted.resize(rows);
+  pooling.previous.resize(rows), pooling.last.resize(rows), pooling.counted.resize(rows);
   std::vector<int32_t> last;  // by segment: its last row, or that of the nearest ancestor with rows
   for (const Segment& s : segments) {
     int32_t row = s.parent == kNoParent ? -1 : last[static_cast<size_t>(s.parent)];
@@ -80,19 +80,10 @@ Pooling Rows::RunningPooling() const {
       const size_t at = static_cast<size_t>(i);
       pooling.previous[at] = row;
       row = static_cast<int32_t>(i);
-      pooling.read[at] = row;
+      pooling.last[at] = static_cast<int32_t>(s.begin + s.length - 1);
       pooling.counted[at] = ids[at] != kVirtual;
     }
     last.push_back(row);
-  }
-  return pooling;
-}
-
-Pooling Rows::SegmentPooling() const {
-  Pooling pooling = RunningPooling();
-  for (const Segment& s : segments) {
-    std::fill_n(pooling.read.begin() + s.begin, s.length,
-                static_cast<int32_t>(s.begin + s.length - 1));
   }
   return pooling;
 }

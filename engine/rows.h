@@ -53,12 +53,11 @@ struct AttentionPlan {
   std::vector<kernels::KeySpan> spans;
 };
 
-// Means over the rows of a text: row i may use the mean that has run up to row read[i].
+// For means over the rows of a text that a row may see. By row:
 struct Pooling {
-  std::vector<int32_t>
-      previous;  // by row: the row before it in its text, ancestors included, or -1
-  std::vector<int32_t> read;
-  std::vector<uint8_t> counted;  // whether a row is part of the mean: virtual rows are not
+  std::vector<int32_t> previous;  // the row before it in its text, ancestors included, or -1
+  std::vector<int32_t> last;      // the last row of its segment
+  std::vector<uint8_t> counted;   // whether it is part of means: virtual rows are not
 };
 
 struct Rows {
@@ -76,10 +75,7 @@ struct Rows {
   AttentionPlan SelfPlan() const;
   // Each segment reads the rows of its source in `encoder`.
   AttentionPlan CrossPlan(const Rows& encoder) const;
-  // Running means (a row reads up to itself), or means over a row's whole segment and its
-  // ancestors.
-  Pooling RunningPooling() const;
-  Pooling SegmentPooling() const;
+  Pooling MeanPooling() const;
   // Runs of rows of equal task, in row order.
   std::vector<TaskSpan> TaskSpans() const;
 };

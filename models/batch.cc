@@ -13,8 +13,7 @@ constexpr int32_t kIgnored = -100;
 void FinishStack(StackRows& stack) {
   stack.self = stack.rows.SelfPlan();
   stack.spans = stack.rows.TaskSpans();
-  stack.running = stack.rows.RunningPooling();
-  stack.whole = stack.rows.SegmentPooling();
+  stack.pooling = stack.rows.MeanPooling();
   stack.lookup = stack.rows.ids;
   std::map<std::pair<int, int>, VirtualRows> by_prompt;
   for (const Segment& s : stack.rows.segments) {

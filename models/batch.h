@@ -25,7 +25,7 @@ struct StackRows {
   Rows rows;
   AttentionPlan self;
   std::vector<TaskSpan> spans;
-  Pooling running, whole;       // of gates: up to a row, and over its segment
+  Pooling pooling;              // of gates
   std::vector<int32_t> lookup;  // token ids, 0 for virtual rows
   std::vector<VirtualRows> virtual_rows;
 };

@@ -233,9 +233,7 @@ std::vector<int64_t> Bottleneck::FileShape(const Parameter& p) const {
 std::vector<GateMean> Bottleneck::TakeGateMeans() {
   std::vector<GateMean> means;
   for (Adapter& a : adapters_) {
-    if (!a.gate.has_value()) continue;
-    const std::vector<GateMean> own = a.gate->TakeMeans();
-    means.insert(means.end(), own.begin(), own.end());
+    if (a.gate.has_value()) a.gate->TakeMeans(means);
   }
   return means;
 }

@@ -43,8 +43,9 @@ class Gate {
   // [R, outputs] for rows x [R, D] of a place that has all rows of its stack.
   Var Of(Context& c, const Var& x, const PlaceRows& rows, int task);
 
-  // One entry an output; empty if no row of the task has passed.
-  std::vector<GateMean> TakeMeans();
+  // Appends the means over the task's rows since the last call, an entry an output; nothing if no
+  // row has passed. Rows of training are not counted.
+  void TakeMeans(std::vector<GateMean>& means);
 
  private:
   ParameterList* list_;

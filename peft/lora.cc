@@ -302,9 +302,7 @@ std::optional<float> Lora::ScaleOf(int linear) const {
 std::vector<GateMean> Lora::TakeGateMeans() {
   std::vector<GateMean> means;
   for (std::optional<Pair>& pair : pairs_) {
-    if (!pair.has_value() || !pair->gate.has_value()) continue;
-    const std::vector<GateMean> own = pair->gate->TakeMeans();
-    means.insert(means.end(), own.begin(), own.end());
+    if (pair.has_value() && pair->gate.has_value()) pair->gate->TakeMeans(means);
   }
   return means;
 }

@@ -57,17 +57,13 @@ int64_t AdapterSet::AnchoredTokens(int task) const {
 }
 
 int64_t AdapterSet::FirstPosition(int task) const {
-  for (const auto& m : methods_) {
-    if (m->task() == task) return m->FirstPosition(task);
-  }
-  return 0;
+  const Method* m = MethodOf(task);
+  return m == nullptr ? 0 : m->FirstPosition(task);
 }
 
 int64_t AdapterSet::BiasShift(int task, Stack stack) const {
-  for (const auto& m : methods_) {
-    if (m->task() == task) return m->BiasShift(task, stack);
-  }
-  return 0;
+  const Method* m = MethodOf(task);
+  return m == nullptr ? 0 : m->BiasShift(task, stack);
 }
 
 bool AdapterSet::ReadsAllRows() const {
@@ -76,24 +72,18 @@ bool AdapterSet::ReadsAllRows() const {
 }
 
 bool AdapterSet::ReadsFuture(int task) const {
-  for (const auto& m : methods_) {
-    if (m->task() == task) return m->ReadsFuture(task);
-  }
-  return false;
+  const Method* m = MethodOf(task);
+  return m != nullptr && m->ReadsFuture(task);
 }
 
 const Var* AdapterSet::Replacement(TensorId tensor, int task) const {
-  for (const auto& m : methods_) {
-    if (m->task() == task) return m->Replacement(tensor, task);
-  }
-  return nullptr;
+  const Method* m = MethodOf(task);
+  return m == nullptr ? nullptr : m->Replacement(tensor, task);
 }
 
 const Var* AdapterSet::TiedHeadReplacement(TensorId embedding, int task) const {
-  for (const auto& m : methods_) {
-    if (m->task() == task) return m->TiedHeadReplacement(embedding, task);
-  }
-  return nullptr;
+  const Method* m = MethodOf(task);
+  return m == nullptr ? nullptr : m->TiedHeadReplacement(embedding, task);
 }
 
 Var AdapterSet::OnEmbedding(Context& c, Stack stack, const Batch& batch, Var x) {

@@ -66,7 +66,8 @@ class Method : public Hooks {
   const std::vector<FileLayout>& source() const { return source_; }
   void set_source(std::vector<FileLayout> source) { source_ = std::move(source); }
 
-  // Means of the method's gates since they were last taken, over all rows of its task.
+  // Means of the method's gates since they were last taken, over the rows of its task outside of
+  // training.
   virtual std::vector<GateMean> TakeGateMeans() { return {}; }
 
   // Whether it replaces tensors of the base that all rows of a batch share.

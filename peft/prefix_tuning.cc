@@ -17,7 +17,10 @@ constexpr uint32_t kDropoutPlace = 1u << 20;
 }  // namespace
 
 PrefixTuning::PrefixTuning(int task, const PrefixTuningConfig& config, const Model& model)
-    : Method(task), config_(config), width_(model.info().key_heads * model.info().head_size) {
+    : Method(task),
+      config_(config),
+      width_(model.info().key_heads * model.info().head_size),
+      has_bias_(model.info().encoder_decoder) {
   if (config_.projection_width == 0) config_.projection_width = width_;
   if (config_.embedding_width == 0) config_.embedding_width = width_;
 }
@@ -154,7 +157,7 @@ void PrefixTuning::OnAttention(Context& c, const SiteId& site, const Var& x, con
         Columns(c, group.table, group.key_row[layer] * width_, width_),
         Columns(c, group.table, group.value_row[layer] * width_, width_),
         {},
-        config_.positions != PrefixTuningConfig::Positions::kNone &&
+        has_bias_ && config_.positions != PrefixTuningConfig::Positions::kNone &&
             site.sublayer == Sublayer::kSelfAttention,
         config_.positions == PrefixTuningConfig::Positions::kShifted ? 0 : -config_.virtual_tokens};
     if (config_.gate.constant()) {
@@ -188,9 +191,7 @@ std::vector<GateMean> PrefixTuning::TakeGateMeans() {
   std::vector<GateMean> means;
   for (Group& group : groups_) {
     for (std::optional<Gate>& gate : group.gates) {
-      if (!gate.has_value()) continue;
-      const std::vector<GateMean> own = gate->TakeMeans();
-      means.insert(means.end(), own.begin(), own.end());
+      if (gate.has_value()) gate->TakeMeans(means);
     }
   }
   return means;

@@ -94,6 +94,7 @@ class PrefixTuning : public Method {
 
   PrefixTuningConfig config_;
   int64_t width_;  // G K
+  bool has_bias_;  // T5: the base biases positions
   std::vector<Group> groups_;
 };
 

@@ -24,8 +24,8 @@ struct Group {
 
 std::vector<Group> GroupsOf(absl::Span<const std::unique_ptr<TrainingRun>> runs) {
   std::vector<Group> groups;
-  for (size_t i = 0; i < runs.size(); ++i) {
-    const Method& method = runs[i]->method();
+  for (const std::unique_ptr<TrainingRun>& run : runs) {
+    const Method& method = run->method();
     auto group =
         std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.Takes(method); });
     if (group == groups.end()) {
@@ -33,7 +33,8 @@ std::vector<Group> GroupsOf(absl::Span<const std::unique_ptr<TrainingRun>> runs)
       group->closed = method.needs_batch_alone();
       group->reads_all_rows = method.ReadsAllRows();
     }
-    group->runs.push_back(runs[i].get());
+    group->runs.push_back(run.get());
+    group->hooks.Add("", run->shared_method());
   }
   return groups;
 }
@@ -149,14 +150,6 @@ absl::StatusOr<std::vector<TrainResult>> TrainTogether(Context& c, const Model& 
     runs.push_back(std::move(run));
   }
   std::vector<Group> groups = GroupsOf(runs);
-  for (const RunSpec& spec : specs) {
-    for (Group& g : groups) {
-      const bool member = std::any_of(g.runs.begin(), g.runs.end(), [&](const TrainingRun* run) {
-        return &run->method() == spec.adapter->method.get();
-      });
-      if (member) g.hooks.Add(spec.options.out, spec.adapter->method);
-    }
-  }
   for (bool active = true; active;) {
     active = false;
     for (Group& group : groups) {

@@ -153,7 +153,7 @@ absl::Status TrainingRun::LogStep(const StepReport& r) {
                              {"train/grad_norm", static_cast<float>(r.gradient_norm)}});
 }
 
-// Beside the figures, what the method's gates did in the steps and the evaluation before.
+// Beside the figures, what the method's gates did in the evaluation.
 absl::Status TrainingRun::LogEvaluation(const Evaluation& e) {
   MetricFields fields = {{"step", state_.step}, {"eval_loss", e.loss}};
   Scalars scalars = {{"eval/loss", static_cast<float>(e.loss)}};
@@ -170,7 +170,6 @@ absl::Status TrainingRun::LogEvaluation(const Evaluation& e) {
 }
 
 absl::Status TrainingRun::EvaluateNow(Context& c, const Model& model) {
-  method().TakeGateMeans();  // those of training
   const Evaluation e = Evaluate(c, model, method(), *spec_.evaluation);
   result_.gates = method().TakeGateMeans();
   PERMAFROST_RETURN_IF_ERROR(LogEvaluation(e));

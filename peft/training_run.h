@@ -23,6 +23,7 @@ class TrainingRun {
   static absl::StatusOr<std::unique_ptr<TrainingRun>> Open(const RunSpec& spec);
 
   Method& method() const { return *spec_.adapter->method; }
+  const std::shared_ptr<Method>& shared_method() const { return spec_.adapter->method; }
   bool active() const {
     return state_.step < spec_.options.steps && !state_.stopped && !result_.interrupted;
   }

@@ -220,10 +220,10 @@ Tensor Delta(const AttentionPlan& plan, const Tensor& dout, const Tensor& out,
 }
 
 // The gates' gradients: through the scores of the scaled queries, and of the share of the output.
-void AddGateGradient(Context& c, const PrefixPass& prefix, const Tensor& q, const Tensor& bias,
-                     const AttentionOptions& o, const BackwardTensors& t, const Tensor& dout,
-                     const Tensor& dgate) {
-  const Pass pass = RunPrefix(c, prefix, prefix.Gated(q, &PrefixPass::KeyGate), bias, o);
+void AddGateGradient(Context& c, const PrefixPass& prefix, const Tensor& q, const Tensor& gated_q,
+                     const Tensor& bias, const AttentionOptions& o, const BackwardTensors& t,
+                     const Tensor& dout, const Tensor& dgate) {
+  const Pass pass = RunPrefix(c, prefix, gated_q, bias, o);
   prefix.ForEachRow([&](int64_t row) {
     float* dkeys = dgate.row(row);
     float* dvalues = dkeys + dgate.columns() - 1;
@@ -335,6 +335,7 @@ Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& b
           const bool gate_wanted = prefix.gate && g.Needs(input + 2);
           BackwardTensors p;
           p.lse = t.lse, p.delta = t.delta;
+          const Tensor gated_q = prefix.Gated(qs, &PrefixPass::KeyGate);
           p.dout = prefix.Gated(dy, &PrefixPass::ValueGate);
           p.dq = fresh(g.Needs(0) || gate_wanted, qs);
           p.dk = fresh(g.Needs(input), prefix.keys);
@@ -342,12 +343,13 @@ Var Attention(Context& c, const Var& q, const Var& k, const Var& v, const Var& b
           p.dbias = prefix.biased() ? t.dbias : Tensor();
           const AttentionPlan plan_of_prefix = prefix.Plan();
           RunBackward(ctx,
-                      ForwardArgs(prefix.Gated(qs, &PrefixPass::KeyGate), prefix.keys,
-                                  prefix.values, prefix.biased() ? bias_kept : Tensor(),
-                                  plan_of_prefix, prefix.Options(o)),
+                      ForwardArgs(gated_q, prefix.keys, prefix.values,
+                                  prefix.biased() ? bias_kept : Tensor(), plan_of_prefix,
+                                  prefix.Options(o)),
                       p);
           if (gate_wanted) {
-            AddGateGradient(ctx, prefix, qs, bias_kept, o, p, dy, g.Accumulator(input + 2));
+            AddGateGradient(ctx, prefix, qs, gated_q, bias_kept, o, p, dy,
+                            g.Accumulator(input + 2));
           }
           if (t.dq) {
             prefix.ForEachRow([&](int64_t row) {

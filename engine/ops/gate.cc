@@ -29,9 +29,15 @@ Tensor RunningTotals(const Tensor& sigmoids, const Pooling& pooling, const Runni
   return sums;
 }
 
+// The row whose running sums row i reads.
+int64_t ReadRow(const Pooling& pooling, MeanOver over, int64_t i) {
+  return over == MeanOver::kWhole ? pooling.last[static_cast<size_t>(i)] : i;
+}
+
 }  // namespace
 
-Var PooledGate(Context& c, const Var& logits, const Pooling& pooling, const RunningSums* earlier) {
+Var PooledGate(Context& c, const Var& logits, const Pooling& pooling, MeanOver over,
+               const RunningSums* earlier) {
   PERMAFROST_CHECK(logits.rows() == static_cast<int64_t>(pooling.previous.size()))
       << "PooledGate: logits " << ToString(logits.shape()) << " of " << pooling.previous.size()
       << " rows";
@@ -42,7 +48,7 @@ Var PooledGate(Context& c, const Var& logits, const Pooling& pooling, const Runn
   }
   const Tensor sums = RunningTotals(sigmoids, pooling, earlier);
   for (int64_t i = 0; i < rows; ++i) {
-    const float* read = sums.row(pooling.read[static_cast<size_t>(i)]);
+    const float* read = sums.row(ReadRow(pooling, over, i));
     counts.f32()[i] = read[0];
     for (int64_t j = 0; j < n; ++j) gates.row(i)[j] = read[0] > 0 ? read[1 + j] / read[0] : 0;
   }
@@ -52,14 +58,14 @@ Var PooledGate(Context& c, const Var& logits, const Pooling& pooling, const Runn
   saved.Keep(counts, record);
   const Pooling* p = &pooling;
   return Record(c, "PooledGate", {&logits}, gates, std::move(saved),
-                [p](Context&, const Saved& s, const Tensor& dy, GradSink& g) {
+                [p, over](Context&, const Saved& s, const Tensor& dy, GradSink& g) {
                   const Tensor sigmoid = s.tensors()[0], count = s.tensors()[1];
                   const int64_t width = dy.columns();
                   // Of the running sums, by row.
                   const Tensor dsum = Tensor::Zeros(dy.shape(), MemoryTag::kWorkspace);
                   for (int64_t i = 0; i < dy.rows(); ++i) {
                     if (count.f32()[i] == 0) continue;
-                    float* to = dsum.row(p->read[static_cast<size_t>(i)]);
+                    float* to = dsum.row(ReadRow(*p, over, i));
                     for (int64_t j = 0; j < width; ++j) to[j] += dy.row(i)[j] / count.f32()[i];
                   }
                   const Tensor dlogits = g.Accumulator(0);

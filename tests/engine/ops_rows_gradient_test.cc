@@ -156,7 +156,7 @@ TEST(RowsGradient, PooledGate) {
   const int text = rows.Add({3, 4, 5}, prompt);
   rows.Add({6, 7}, prompt);
   rows.Add({8}, text);
-  const Pooling running = rows.RunningPooling(), segment = rows.SegmentPooling();
+  const Pooling pooling = rows.MeanPooling();
   const Tensor logits = RandomTensor(random, {9, 1});
   Context c;
   const auto mean = [&](std::initializer_list<int> counted) {
@@ -171,16 +171,16 @@ TEST(RowsGradient, PooledGate) {
       mean({2}),          mean({2}),          mean({2}),
       mean({2, 3, 4, 5}), mean({2, 3, 4, 5}), mean({2, 3, 4, 5}),
       mean({2, 6, 7}),    mean({2, 6, 7}),    mean({2, 3, 4, 5, 8})};
-  const Tensor got_running = PooledGate(c, logits, running).value(),
-               got_segment = PooledGate(c, logits, segment).value();
+  const Tensor got_running = PooledGate(c, logits, pooling, MeanOver::kRunning).value(),
+               got_segment = PooledGate(c, logits, pooling, MeanOver::kWhole).value();
   for (size_t i = 0; i < 9; ++i) {
     EXPECT_NEAR(got_running.f32()[i], want_running[i], 5e-7) << "row " << i;
     EXPECT_NEAR(got_segment.f32()[i], want_segment[i], 5e-7) << "row " << i;
   }
-  for (const Pooling* pooling : {&running, &segment}) {
-    CheckGradients(
-        [&](Context& ctx, const std::vector<Var>& v) { return PooledGate(ctx, v[0], *pooling); },
-        {RandomTensor(random, {9, 2})}, {.steps = 16});
+  for (const MeanOver over : {MeanOver::kRunning, MeanOver::kWhole}) {
+    CheckGradients([&](Context& ctx,
+                       const std::vector<Var>& v) { return PooledGate(ctx, v[0], pooling, over); },
+                   {RandomTensor(random, {9, 2})}, {.steps = 16});
   }
 }
 
