@@ -49,11 +49,7 @@ absl::Status BaseCopies::AddModules(const std::vector<std::string>& names, Conte
             "; expected some of ", absl::StrJoin(leaves, ", ")));
       }
       unused.erase(name);
-      if (Find(id) != nullptr) continue;
-      const Parameter& p =
-          parameters.Add(absl::StrCat("base_model.model.", t.name),
-                         t.weight != nullptr ? t.weight->ToF32(c) : t.vector.Clone());
-      copies_[id] = {&p, t.shape};
+      Add(id, absl::StrCat("base_model.model.", t.name), c, model, parameters);
     }
   }
   for (const std::string& name : names) {
@@ -68,6 +64,15 @@ absl::Status BaseCopies::AddModules(const std::vector<std::string>& names, Conte
   return absl::InvalidArgumentError(
       absl::StrCat("modules_to_save ", absl::StrJoin(unused, ", "), ": matches no module of this ",
                    model.info().model_type, " base; it has ", absl::StrJoin(leaves, ", ")));
+}
+
+void BaseCopies::Add(TensorId tensor, const std::string& name, Context& c, const Model& model,
+                     ParameterList& parameters) {
+  const BaseTensor& t = model.tensors()[static_cast<size_t>(tensor)];
+  if (t.weight == nullptr) return AddVector(tensor, name, model, parameters);
+  if (Find(tensor) == nullptr) {
+    copies_[tensor] = {&parameters.Add(name, t.weight->ToF32(c)), t.shape};
+  }
 }
 
 void BaseCopies::AddVector(TensorId tensor, const std::string& name, const Model& model,

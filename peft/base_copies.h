@@ -1,7 +1,7 @@
-// Base tensors that an adapter trains as f32 copies of its own, in the base's place: PEFT's
-// modules_to_save and the biases of LoRA's `bias`. A tied head and the embedding are copied apart,
-// as PEFT does. Non-goals: GPT-2's transposed linears, T5's embedding (PEFT's copy of `shared` is
-// never read by transformers 5).
+// Base tensors that a method trains as f32 copies of its own, in the base's place: full fine-tuning
+// and its parts, BitFit, PEFT's modules_to_save and the biases of LoRA's `bias`. Modules: a tied
+// head and the embedding are copied apart, as PEFT does. Non-goals: GPT-2's transposed linears,
+// T5's embedding (PEFT's copy of `shared` is never read by transformers 5).
 #ifndef PERMAFROST_PEFT_BASE_COPIES_H_
 #define PERMAFROST_PEFT_BASE_COPIES_H_
 
@@ -21,7 +21,10 @@ class BaseCopies {
   // matches nothing, a tensor that cannot be copied.
   absl::Status AddModules(const std::vector<std::string>& names, Context& c, const Model& model,
                           ParameterList& parameters);
-  // Copies the vector `tensor`, under `name` in the file, unless it is copied already.
+  // Copies `tensor`, under `name` in the file, unless it is copied already; a vector needs no
+  // context.
+  void Add(TensorId tensor, const std::string& name, Context& c, const Model& model,
+           ParameterList& parameters);
   void AddVector(TensorId tensor, const std::string& name, const Model& model,
                  ParameterList& parameters);
 

@@ -12,12 +12,10 @@ namespace permafrost {
 absl::StatusOr<std::unique_ptr<BitFit>> BitFit::Create(int task, const BitFitConfig& config,
                                                        const Model& model) {
   auto method = std::unique_ptr<BitFit>(new BitFit(task));
-  method->replaced_.assign(model.tensors().size(), -1);
   method->new_bias_.assign(model.linears().size(), -1);
   const auto train = [&](TensorId id) {
-    const BaseTensor& t = model.tensors()[static_cast<size_t>(id)];
-    method->replaced_[static_cast<size_t>(id)] = static_cast<int>(method->parameters_.size());
-    method->parameters_.Add(t.name, t.vector.Clone());
+    const std::string& name = model.tensors()[static_cast<size_t>(id)].name;
+    method->copies_.AddVector(id, name, model, method->parameters_);
   };
 
   std::vector<int> linears(model.linears().size());
@@ -47,8 +45,7 @@ absl::StatusOr<std::unique_ptr<BitFit>> BitFit::Create(int task, const BitFitCon
 }
 
 const Var* BitFit::Replacement(TensorId tensor, int task) const {
-  const int index = replaced_[static_cast<size_t>(tensor)];
-  return task == task_ && index >= 0 ? &parameters_[static_cast<size_t>(index)].var() : nullptr;
+  return task == task_ ? copies_.Find(tensor) : nullptr;
 }
 
 Var BitFit::OnLinear(Context& c, const LinearPlace& place, const Var&, Var y,
@@ -60,9 +57,7 @@ Var BitFit::OnLinear(Context& c, const LinearPlace& place, const Var&, Var y,
 }
 
 void BitFit::MergeInto(const Model&, std::vector<Tensor>& values) const {
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (replaced_[i] >= 0) values[i] = parameters_[static_cast<size_t>(replaced_[i])].value();
-  }
+  copies_.MergeInto(values);
 }
 
 }  // namespace permafrost

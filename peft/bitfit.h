@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "peft/base_copies.h"
 #include "peft/method.h"
 #include "peft/targets.h"
 
@@ -41,7 +42,7 @@ class BitFit : public Method {
   explicit BitFit(int task) : Method(task) {}
 
   int added_ = 0;
-  std::vector<int> replaced_;  // parameter by TensorId, -1 for none
+  BaseCopies copies_;
   std::vector<int> new_bias_;  // parameter by linear index, -1 for none
 };
 

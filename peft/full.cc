@@ -12,14 +12,14 @@
 namespace permafrost {
 namespace {
 
+std::string ModuleOf(const std::string& tensor) { return tensor.substr(0, tensor.rfind('.')); }
+
 // PEFT's name of a norm's tensor: the module, ln_tuning_layers, weight or bias.
 std::string NormName(const std::string& tensor) {
-  const std::string module = tensor.substr(0, tensor.rfind('.'));
+  const std::string module = ModuleOf(tensor);
   return absl::StrCat("base_model.model.", module, ".ln_tuning_layers",
                       tensor.substr(module.size()));
 }
-
-std::vector<TensorId> HeadTensors(const Model& model) { return {model.head_tensor()}; }
 
 // The linears of the top layers, and the tensors under their modules' common parent.
 absl::StatusOr<std::vector<TensorId>> TopTensors(const Model& model, int64_t layers) {
@@ -47,8 +47,6 @@ absl::StatusOr<std::vector<TensorId>> TopTensors(const Model& model, int64_t lay
   }
   return ids;
 }
-
-std::string ModuleOf(const std::string& tensor) { return tensor.substr(0, tensor.rfind('.')); }
 
 absl::StatusOr<std::vector<TensorId>> NamedNorms(const std::vector<std::string>& names,
                                                  const Model& model) {
@@ -78,7 +76,7 @@ absl::StatusOr<std::vector<TensorId>> Selected(const FullConfig& config, const M
     case FullConfig::Part::kNorms:
       return NamedNorms(config.norms, model);
     case FullConfig::Part::kHead:
-      return HeadTensors(model);
+      return std::vector<TensorId>{model.head_tensor()};
     case FullConfig::Part::kTopLayers:
       return TopTensors(model, config.layers);
     case FullConfig::Part::kAll:
@@ -107,19 +105,16 @@ absl::StatusOr<std::unique_ptr<Full>> Full::Create(int task, const FullConfig& c
                                                    const Model& model) {
   PERMAFROST_ASSIGN_OR_RETURN(const std::vector<TensorId> ids, Selected(config, model));
   auto full = std::unique_ptr<Full>(new Full(task, config.part == FullConfig::Part::kAll));
-  full->parameter_.assign(model.tensors().size(), -1);
   for (const TensorId id : ids) {
-    const BaseTensor& t = model.tensors()[static_cast<size_t>(id)];
-    full->parameter_[static_cast<size_t>(id)] = static_cast<int>(full->parameters_.size());
-    full->parameters_.Add(config.part == FullConfig::Part::kNorms ? NormName(t.name) : t.name,
-                          t.weight != nullptr ? t.weight->ToF32(c) : t.vector.Clone());
+    const std::string& name = model.tensors()[static_cast<size_t>(id)].name;
+    full->copies_.Add(id, config.part == FullConfig::Part::kNorms ? NormName(name) : name, c, model,
+                      full->parameters_);
   }
   return full;
 }
 
 const Var* Full::Replacement(TensorId tensor, int task) const {
-  const int index = parameter_[static_cast<size_t>(tensor)];
-  return task == task_ && index >= 0 ? &parameters_[static_cast<size_t>(index)].var() : nullptr;
+  return task == task_ ? copies_.Find(tensor) : nullptr;
 }
 
 std::vector<int64_t> Full::FileShape(const Parameter& p) const {
@@ -127,10 +122,6 @@ std::vector<int64_t> Full::FileShape(const Parameter& p) const {
   return {p.value().rows(), p.value().columns()};
 }
 
-void Full::MergeInto(const Model&, std::vector<Tensor>& values) const {
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (parameter_[i] >= 0) values[i] = parameters_[static_cast<size_t>(parameter_[i])].value();
-  }
-}
+void Full::MergeInto(const Model&, std::vector<Tensor>& values) const { copies_.MergeInto(values); }
 
 }  // namespace permafrost

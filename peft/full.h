@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "peft/base_copies.h"
 #include "peft/method.h"
 
 namespace permafrost {
@@ -39,7 +40,7 @@ class Full : public Method {
  private:
   Full(int task, bool all) : Method(task), all_(all) {}
   bool all_;
-  std::vector<int> parameter_;  // by TensorId; -1: the base's tensor stays
+  BaseCopies copies_;
 };
 
 // The norms' scales and biases: vectors that are no linear's bias.
